@@ -1,0 +1,14 @@
+//! What the data path did and how things stand, for people and for programs.
+
+mod flows;
+mod human;
+mod report;
+mod status;
+pub(crate) mod table;
+
+pub use self::{
+    flows::{FlowLine, FlowNames, FlowVolume, flow_heading, flow_row, state_of},
+    report::{Clock, DropStats, ImplicitStats, Report, RuleStats, Totals, Volume},
+    status::{FlowTableStatus, HookStatus, InterfaceStatus, Status},
+    table::{render_report, render_status},
+};

@@ -1,0 +1,173 @@
+//! IPv4 and IPv6 addresses as the data path holds them.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::tables::{Key, KeyV4, KeyV6, ShortKey};
+
+/// The two address families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+/// An address of either family.
+///
+/// Addresses are 16-bit words in memory order, because that is the widest
+/// alignment an IP header has in an Ethernet frame.
+pub trait Address: Copy + Eq {
+    /// The family.
+    const FAMILY: Family;
+    /// What tries are walked with.
+    type Key: Key;
+
+    /// Its key.
+    fn key(&self) -> Self::Key;
+
+    /// Its octets as numbers, in their order, with zeros behind those of IPv4.
+    fn wide(&self) -> [u64; 2];
+
+    /// Whether it is an IPv6 link-local unicast address, `fe80::/10`
+    /// (RFC 4291 section 2.5.6).
+    fn is_link_local_v6(&self) -> bool;
+}
+
+/// An IPv4 address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct V4(pub [u16; 2]);
+
+/// An IPv6 address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(transparent)]
+pub struct V6(pub [u16; 8]);
+
+#[inline(always)]
+fn double(first: u16, second: u16) -> u64 {
+    u64::from(u16::from_be(first)) << 16 | u64::from(u16::from_be(second))
+}
+
+#[inline(always)]
+fn quadruple([a, b, c, d]: [u16; 4]) -> u64 {
+    double(a, b) << 32 | double(c, d)
+}
+
+impl Address for V4 {
+    const FAMILY: Family = Family::V4;
+    type Key = KeyV4;
+
+    #[inline(always)]
+    fn key(&self) -> KeyV4 {
+        let [a, b] = self.0;
+        ShortKey(double(a, b) << 32)
+    }
+
+    #[inline(always)]
+    fn wide(&self) -> [u64; 2] {
+        [self.key().0, 0]
+    }
+
+    #[inline(always)]
+    fn is_link_local_v6(&self) -> bool {
+        false
+    }
+}
+
+impl Address for V6 {
+    const FAMILY: Family = Family::V6;
+    type Key = KeyV6;
+
+    #[inline(always)]
+    fn key(&self) -> KeyV6 {
+        let [high @ .., a, b, c, d] = self.0;
+        KeyV6 {
+            high: quadruple(high),
+            low: quadruple([a, b, c, d]),
+        }
+    }
+
+    #[inline(always)]
+    fn wide(&self) -> [u64; 2] {
+        let KeyV6 { high, low } = self.key();
+        [high, low]
+    }
+
+    #[inline(always)]
+    fn is_link_local_v6(&self) -> bool {
+        let [first, ..] = self.0;
+        u16::from_be(first) & 0xffc0 == 0xfe80
+    }
+}
+
+impl From<[u8; 4]> for V4 {
+    fn from(octets: [u8; 4]) -> Self {
+        Self(bytemuck::cast(octets))
+    }
+}
+
+impl From<[u8; 16]> for V6 {
+    fn from(octets: [u8; 16]) -> Self {
+        Self(bytemuck::cast(octets))
+    }
+}
+
+impl From<V4> for [u8; 4] {
+    fn from(address: V4) -> Self {
+        bytemuck::cast(address.0)
+    }
+}
+
+impl From<V6> for [u8; 16] {
+    fn from(address: V6) -> Self {
+        bytemuck::cast(address.0)
+    }
+}
+
+impl From<V4> for core::net::IpAddr {
+    fn from(address: V4) -> Self {
+        <[u8; 4]>::from(address).into()
+    }
+}
+
+impl From<V6> for core::net::IpAddr {
+    fn from(address: V6) -> Self {
+        <[u8; 16]>::from(address).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_begin_with_the_first_octet() {
+        let key = V4::from([192, 0, 2, 7]).key();
+        assert_eq!(key.0, 0xc000_0207_0000_0000);
+        assert_eq!((key.unit(), key.after_unit().unit()), (0xc000, 0x0207));
+        let octets = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+        let key = V6::from(octets).key();
+        assert_eq!(key.high, 0x0102_0304_0506_0708);
+        assert_eq!(key.low, 0x090a_0b0c_0d0e_0f10);
+        assert_eq!(key.after_unit().low, 0x0b0c_0d0e_0f10_0102);
+    }
+
+    #[test]
+    fn link_local_is_fe80_slash_10() {
+        let mut octets = [0; 16];
+        for (first, second, expected) in [
+            (0xfe, 0x80, true),
+            (0xfe, 0xbf, true),
+            (0xfe, 0xc0, false),
+            (0xff, 0x02, false),
+        ] {
+            octets[..2].copy_from_slice(&[first, second]);
+            assert_eq!(
+                V6::from(octets).is_link_local_v6(),
+                expected,
+                "{first:x}{second:x}"
+            );
+        }
+    }
+}

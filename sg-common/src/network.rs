@@ -1,0 +1,308 @@
+//! The network layer: IPv4 with options, IPv6 with extension headers.
+
+use crate::{
+    address::{Address, Family, V4, V6},
+    fragment::Fragment,
+    packet::{Packet, octet, word},
+    transport::{NO_NEXT_HEADER, Transport},
+    verdict::Reason,
+};
+
+/// How many IPv6 extension headers the parser walks; a longer chain is dropped.
+pub const MAX_EXTENSIONS: u32 = 8;
+
+/// What the data path looks at of one IP packet. A later fragment has no
+/// transport header, and [`NO_NEXT_HEADER`] for its protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Headers<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// The transport header.
+    pub transport: Transport,
+}
+
+/// Where a packet's transport header and data lie in the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// Where the transport header begins.
+    pub start: u32,
+    /// Where the IP packet ends. What the frame has behind it is padding.
+    pub end: u32,
+}
+
+/// How much of a packet must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that its length field says.
+    Whole,
+    /// Its beginning, which an ICMP error quotes up to this offset of the frame.
+    Quoted(u32),
+}
+
+/// An address family whose header can be read.
+pub trait Network: Address + Default {
+    /// Reads the IP packet at `offset` of a frame into empty headers, and into an
+    /// empty fragment which piece of a datagram it is. In place, because the
+    /// kernel's stack has no room for a second one.
+    ///
+    /// # Errors
+    /// [`Reason::Malformed`], and it must be dropped.
+    fn read<P: Packet + ?Sized>(
+        headers: &mut Headers<Self>,
+        fragment: &mut Fragment,
+        packet: &P,
+        offset: u32,
+        extent: Extent,
+    ) -> Result<Payload, Reason>;
+}
+
+/// Where an IP packet ends that says it is `length_bytes` long from `start`.
+/// A packet that the stack has yet to segment may say 0.
+#[inline(always)]
+fn end<P: Packet + ?Sized>(
+    packet: &P,
+    start: u32,
+    length_bytes: u32,
+    unsaid: bool,
+    extent: Extent,
+) -> Result<u32, Reason> {
+    let end = start + length_bytes;
+    match extent {
+        Extent::Quoted(quote_end) if quote_end < start => Err(Reason::Malformed),
+        Extent::Quoted(quote_end) => Ok(end.min(quote_end)),
+        Extent::Whole if unsaid && packet.is_aggregate() => Ok(packet.len_bytes()),
+        Extent::Whole if end > packet.len_bytes() => Err(Reason::Malformed),
+        Extent::Whole => Ok(end),
+    }
+}
+
+impl Network for V4 {
+    /// RFC 791 section 3.1.
+    #[inline(always)]
+    fn read<P: Packet + ?Sized>(
+        headers: &mut Headers<Self>,
+        fragment: &mut Fragment,
+        packet: &P,
+        offset: u32,
+        extent: Extent,
+    ) -> Result<Payload, Reason> {
+        const MINIMUM: u32 = 20;
+        const FRAGMENT_OFFSET: u16 = 0x1fff;
+        const MORE_FRAGMENTS: u16 = 0x2000;
+
+        let words = packet.words::<10>(offset).ok_or(Reason::Malformed)?;
+        let version_and_length = octet(&words, 0);
+        let header_bytes = u32::from(version_and_length & 0x0f) * 4;
+        let total_bytes = u32::from(word(&words, 1));
+        if version_and_length >> 4 != 4 || header_bytes < MINIMUM {
+            return Err(Reason::Malformed);
+        }
+        let payload = Payload {
+            start: offset + header_bytes,
+            end: end(packet, offset, total_bytes, total_bytes == 0, extent)?,
+        };
+        if payload.start > payload.end {
+            return Err(Reason::Malformed);
+        }
+        let place = word(&words, 3);
+        let start = u32::from(place & FRAGMENT_OFFSET) * 8;
+        *fragment = Fragment {
+            id_be: u32::from(word(&words, 2)).to_be(),
+            start,
+            end: start + (payload.end - payload.start),
+            more: (place & MORE_FRAGMENTS != 0).into(),
+            protocol: octet(&words, 9).into(),
+        };
+        let [.., s0, s1, d0, d1] = words;
+        headers.source = Self([s0, s1]);
+        headers.destination = Self([d0, d1]);
+        let transport = &mut headers.transport;
+        // What a later fragment carries is the middle of something.
+        transport.protocol = if fragment.is_later() {
+            NO_NEXT_HEADER
+        } else {
+            octet(&words, 9)
+        };
+        transport.hop_limit = octet(&words, 8);
+        transport.read(packet, Family::V4, payload, extent)?;
+        Ok(payload)
+    }
+}
+
+/// Next-header values that the parser walks (RFC 8200 section 4, RFC 4302).
+mod extension {
+    pub(super) const HOP_BY_HOP: u8 = 0;
+    pub(super) const ROUTING: u8 = 43;
+    pub(super) const FRAGMENT: u8 = 44;
+    pub(super) const AUTHENTICATION: u8 = 51;
+    pub(super) const DESTINATION_OPTIONS: u8 = 60;
+
+    /// The length of the smallest, and of every fragment header.
+    pub(super) const SMALLEST: u32 = 8;
+}
+
+impl Network for V6 {
+    /// RFC 8200 section 3.
+    #[inline(always)]
+    fn read<P: Packet + ?Sized>(
+        headers: &mut Headers<Self>,
+        fragment: &mut Fragment,
+        packet: &P,
+        offset: u32,
+        extent: Extent,
+    ) -> Result<Payload, Reason> {
+        const HEADER: u32 = 40;
+
+        let words = packet.words::<4>(offset).ok_or(Reason::Malformed)?;
+        headers.source = Self(packet.words(offset + 8).ok_or(Reason::Malformed)?);
+        headers.destination = Self(packet.words(offset + 24).ok_or(Reason::Malformed)?);
+        headers.transport.hop_limit = octet(&words, 7);
+        if octet(&words, 0) >> 4 != 6 {
+            return Err(Reason::Malformed);
+        }
+        let payload_bytes = u32::from(word(&words, 2));
+        let unsaid = payload_bytes == 0;
+        let end = end(packet, offset + HEADER, payload_bytes, unsaid, extent)?;
+        let chain = Chain {
+            protocol: octet(&words, 6),
+            offset: offset + HEADER,
+            fragment: NO_FRAGMENT,
+        };
+        let chain = walk_extensions(packet, chain, end)?;
+        read_fragment(fragment, packet, chain.fragment, end)?;
+        let payload = Payload {
+            start: chain.offset,
+            end,
+        };
+        let transport = &mut headers.transport;
+        transport.protocol = chain.protocol;
+        transport.read(packet, Family::V6, payload, extent)?;
+        Ok(payload)
+    }
+}
+
+/// Where a chain of extension headers stands.
+struct Chain {
+    protocol: u8,
+    offset: u32,
+    /// Where the header of a fragment was, or [`NO_FRAGMENT`].
+    fragment: u32,
+}
+
+/// No header is where the frame begins.
+const NO_FRAGMENT: u32 = 0;
+
+/// The place in a fragment header (RFC 8200 section 4.5).
+mod place {
+    pub(super) const OFFSET: u16 = 0xfff8;
+    pub(super) const MORE: u16 = 0x0001;
+}
+
+/// Reads the fragment header at an offset.
+#[inline(always)]
+fn read_fragment<P: Packet + ?Sized>(
+    fragment: &mut Fragment,
+    packet: &P,
+    offset: u32,
+    end: u32,
+) -> Result<(), Reason> {
+    if offset == NO_FRAGMENT {
+        return Ok(());
+    }
+    let words = packet.words::<4>(offset).ok_or(Reason::Malformed)?;
+    let [.., id_high, id_low] = words;
+    let place = word(&words, 1);
+    let start = u32::from(place & place::OFFSET);
+    *fragment = Fragment {
+        id_be: bytemuck::cast([id_high, id_low]),
+        start,
+        end: start + (end - offset - extension::SMALLEST),
+        more: place & place::MORE,
+        protocol: octet(&words, 0).into(),
+    };
+    Ok(())
+}
+
+impl Chain {
+    #[inline(always)]
+    fn is_at_extension(&self) -> bool {
+        matches!(
+            self.protocol,
+            extension::HOP_BY_HOP
+                | extension::ROUTING
+                | extension::FRAGMENT
+                | extension::AUTHENTICATION
+                | extension::DESTINATION_OPTIONS
+        )
+    }
+}
+
+/// Goes to the end of a chain, or to what a later fragment carries. Headers
+/// must lie before `end`.
+#[inline(always)]
+fn walk_extensions<P: Packet + ?Sized>(
+    packet: &P,
+    mut chain: Chain,
+    end: u32,
+) -> Result<Chain, Reason> {
+    for _ in 0..MAX_EXTENSIONS {
+        if !chain.is_at_extension() {
+            return Ok(chain);
+        }
+        chain = next_extension(packet, &chain, end)?;
+    }
+    if chain.is_at_extension() {
+        Err(Reason::Malformed)
+    } else {
+        Ok(chain)
+    }
+}
+
+#[inline(always)]
+fn next_extension<P: Packet + ?Sized>(
+    packet: &P,
+    chain: &Chain,
+    end: u32,
+) -> Result<Chain, Reason> {
+    if chain.offset + extension::SMALLEST > end {
+        return Err(Reason::Malformed);
+    }
+    let words = packet.words::<2>(chain.offset).ok_or(Reason::Malformed)?;
+    let units = u32::from(octet(&words, 1));
+    let length_bytes = match chain.protocol {
+        extension::FRAGMENT => extension::SMALLEST,
+        extension::AUTHENTICATION => (units + 2) * 4,
+        // Type 0 is deprecated as harmful (RFC 5095).
+        extension::ROUTING if octet(&words, 2) == 0 => return Err(Reason::Malformed),
+        _ => (units + 1) * 8,
+    };
+    // An atomic fragment is a whole packet (RFC 6946), and nobody cuts twice.
+    let place = match chain.protocol {
+        extension::FRAGMENT => word(&words, 1) & (place::OFFSET | place::MORE),
+        _ => 0,
+    };
+    if place != 0 && chain.fragment != NO_FRAGMENT {
+        return Err(Reason::Malformed);
+    }
+    let next = Chain {
+        protocol: if place & place::OFFSET == 0 {
+            octet(&words, 0)
+        } else {
+            NO_NEXT_HEADER
+        },
+        offset: chain.offset + length_bytes,
+        fragment: if place == 0 {
+            chain.fragment
+        } else {
+            chain.offset
+        },
+    };
+    if next.offset > end {
+        Err(Reason::Malformed)
+    } else {
+        Ok(next)
+    }
+}

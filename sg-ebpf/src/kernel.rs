@@ -1,0 +1,374 @@
+//! The kernel's side of the decision: maps, clock, constants.
+
+use core::{mem::size_of, ptr};
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_coarse_ns};
+use sg_common::{
+    address::{Address, Family, V4, V6},
+    classify::{Answer, Service},
+    config::Direction,
+    conntrack::{Connection, End, FlowState, State},
+    decide::{Classifier, Kernel},
+    flow::{Flow, FlowEntry, FlowKey, FlowTables, Inserted, Opener, Stage, TableFull},
+    occupancy::Occupancy,
+    packet::Size,
+    tables::Tables,
+};
+
+use crate::{
+    classify::Classified,
+    maps::{self, FlowMap, OpeningMap},
+    sweep, tally, trace,
+};
+
+/// What this program judges with.
+pub(crate) struct Programs;
+
+/// The tables of this program.
+pub(crate) struct LiveTables {
+    /// Where the tables begin.
+    tables: *const u8,
+}
+
+impl LiveTables {
+    /// `None` if there are no tables, which the kernel does not let happen.
+    #[inline(always)]
+    pub(crate) fn new() -> Option<Self> {
+        let tables = maps::TABLES.get_ptr(0)?.cast();
+        Some(Self { tables })
+    }
+}
+
+impl Tables for LiveTables {
+    #[inline(always)]
+    fn array<const N: usize>(&self, offset: usize) -> Option<&[u32; N]> {
+        // The verifier knows the length, and from this comparison the offset.
+        let bytes = maps::TABLE_BYTES.load() as usize;
+        if offset > bytes.checked_sub(size_of::<[u32; N]>())? {
+            return None;
+        }
+        // Volatile, so that the sum is made here, of an offset that the
+        // verifier knows, and not for several nodes before their comparisons.
+        // SAFETY: a field of a valid reference.
+        let tables = unsafe { ptr::read_volatile(&raw const self.tables) };
+        // SAFETY: by the comparison, all `N` words lie in the tables.
+        let words = unsafe { tables.add(offset) };
+        // SAFETY: as above, and offsets are multiples of a word.
+        Some(unsafe { &*words.cast() })
+    }
+}
+
+impl Kernel for Programs {
+    #[inline(always)]
+    fn revision(&self) -> u32 {
+        let tables = LiveTables::new();
+        let header = tables.as_ref().and_then(Tables::header);
+        // Volatile, so that it is read here and not behind what it speaks for.
+        // SAFETY: a field of a valid reference.
+        header.map_or(0, |header| unsafe {
+            ptr::read_volatile(&raw const header.revision)
+        })
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        trace::now_ns().unwrap_or_else(|| {
+            // SAFETY: the helper takes nothing and touches no memory of ours.
+            unsafe { bpf_ktime_get_coarse_ns() }
+        })
+    }
+
+    #[inline(always)]
+    fn flags(&self) -> u32 {
+        maps::FLAGS.load()
+    }
+
+    #[inline(always)]
+    fn zone(&self) -> u16 {
+        maps::ZONE.load()
+    }
+
+    #[inline(always)]
+    fn timeout_ns(&self, state: State) -> u64 {
+        maps::TIMEOUTS_NS
+            .get(state as usize)
+            .map_or(0, aya_ebpf::Global::load)
+    }
+
+    #[inline(always)]
+    fn ephemeral_ports(&self) -> (u16, u16) {
+        let [first, last] = &maps::EPHEMERAL_PORTS;
+        (first.load(), last.load())
+    }
+
+    #[inline(always)]
+    fn has_opened_from(&self, port_be: u16) -> bool {
+        let ports = maps::HOST_PORTS.get(0);
+        ports.is_none_or(|ports| ports.get(usize::from(port_be)) != Some(&0))
+    }
+
+    #[inline(always)]
+    fn opens_from(&self, port_be: u16) {
+        let Some(ports) = maps::HOST_PORTS.get_ptr_mut(0) else {
+            return;
+        };
+        // SAFETY: every port has its byte in the map's one value.
+        let byte = unsafe { ports.cast::<u8>().add(usize::from(port_be)) };
+        // SAFETY: as above; a byte of its own, so no CPU undoes another's.
+        unsafe { byte.write(1) };
+    }
+}
+
+/// An address family that has flow maps.
+pub(crate) trait Mapped: Address + Sized + 'static {
+    fn flows(opener: Opener) -> &'static FlowMap<Self>;
+    fn opening(opener: Opener) -> &'static OpeningMap<Self>;
+}
+
+impl Mapped for V4 {
+    #[inline(always)]
+    fn flows(opener: Opener) -> &'static FlowMap<Self> {
+        match opener {
+            Opener::Host => &maps::HOST_FLOWS_4,
+            Opener::Peer => &maps::PEER_FLOWS_4,
+        }
+    }
+
+    #[inline(always)]
+    fn opening(opener: Opener) -> &'static OpeningMap<Self> {
+        match opener {
+            Opener::Host => &maps::HOST_OPENING_4,
+            Opener::Peer => &maps::PEER_OPENING_4,
+        }
+    }
+}
+
+impl Mapped for V6 {
+    #[inline(always)]
+    fn flows(opener: Opener) -> &'static FlowMap<Self> {
+        match opener {
+            Opener::Host => &maps::HOST_FLOWS_6,
+            Opener::Peer => &maps::PEER_FLOWS_6,
+        }
+    }
+
+    #[inline(always)]
+    fn opening(opener: Opener) -> &'static OpeningMap<Self> {
+        match opener {
+            Opener::Host => &maps::HOST_OPENING_6,
+            Opener::Peer => &maps::PEER_OPENING_6,
+        }
+    }
+}
+
+impl<A: Classified> Classifier<A> for Programs {
+    #[inline(always)]
+    fn classify(&self, direction: Direction, peer: &A, service: Service) -> Answer {
+        A::classify(direction, peer, service)
+    }
+}
+
+impl<A: Mapped> FlowTables<A> for Programs {
+    type Entry = Entry;
+
+    #[inline(always)]
+    fn find(&self, opener: Opener, stage: Stage, key: &FlowKey<A>) -> Option<Entry> {
+        match stage {
+            Stage::Established => A::flows(opener).get_ptr_mut(key),
+            Stage::Opening => A::opening(opener).get_ptr_mut(key),
+        }
+        .map(Entry)
+    }
+
+    #[inline(always)]
+    fn insert(
+        &self,
+        opener: Opener,
+        stage: Stage,
+        key: &FlowKey<A>,
+        flow: &Flow,
+    ) -> Result<Inserted, TableFull> {
+        let Some(new) = maps::NEW_FLOW.get_ptr_mut(0) else {
+            return Err(TableFull);
+        };
+        // SAFETY: the look-up returned a valid value of this CPU.
+        unsafe { new.write(*flow) };
+        // SAFETY: as above.
+        let flow = unsafe { &*new };
+        match stage {
+            Stage::Established => insert_established(opener, key, flow),
+            Stage::Opening => {
+                let result = A::opening(opener).insert(key, flow, u64::from(BPF_NOEXIST));
+                outcome(opener, Stage::Opening, A::FAMILY, result)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn establish(&self, opener: Opener, key: &FlowKey<A>, entry: &Entry) -> Result<(), TableFull> {
+        // The entry itself is what is copied: a second one has no room on the
+        // stack.
+        // SAFETY: the map look-up returned this pointer in this program run.
+        let flow = unsafe { &*entry.0 };
+        insert_established(opener, key, flow)?;
+        // Another CPU may have been faster with this, too.
+        if A::opening(opener).remove(key).is_ok() {
+            tally::removed(opener, Stage::Opening, A::FAMILY);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn occupancy(&self, opener: Opener) -> Occupancy {
+        tally::occupancy(opener, A::FAMILY)
+    }
+}
+
+#[inline(always)]
+fn insert_established<A: Mapped>(
+    opener: Opener,
+    key: &FlowKey<A>,
+    flow: &Flow,
+) -> Result<Inserted, TableFull> {
+    try_establish(opener, key, flow).or_else(|TableFull| {
+        let now_ns = Programs.now_ns();
+        if !sweep::is_due(now_ns) {
+            return Err(TableFull);
+        }
+        match opener {
+            Opener::Host => sweep::remove_expired::<A, true>(),
+            Opener::Peer => sweep::remove_expired::<A, false>(),
+        }
+        sweep::ended(now_ns, Programs.now_ns());
+        try_establish(opener, key, flow)
+    })
+}
+
+#[inline(always)]
+fn try_establish<A: Mapped>(
+    opener: Opener,
+    key: &FlowKey<A>,
+    flow: &Flow,
+) -> Result<Inserted, TableFull> {
+    let result = A::flows(opener).insert(key, flow, u64::from(BPF_NOEXIST));
+    outcome(opener, Stage::Established, A::FAMILY, result)
+}
+
+/// Counts what became of an insertion.
+#[inline(always)]
+fn outcome(
+    opener: Opener,
+    stage: Stage,
+    family: Family,
+    result: Result<(), i32>,
+) -> Result<Inserted, TableFull> {
+    const EEXIST: i32 = -17;
+    match result {
+        Ok(()) => {
+            tally::inserted(opener, stage, family);
+            Ok(Inserted::New)
+        }
+        // Another CPU was faster with the same flow: one entry, as it must be.
+        Err(EEXIST) => Ok(Inserted::Found),
+        Err(error) => {
+            tally::failed(opener, stage, family, error);
+            Err(TableFull)
+        }
+    }
+}
+
+/// A pointer into a flow map. Entries of a hash map without preallocation are
+/// freed only after an RCU grace period, so it is valid until the program ends.
+/// Those of an LRU map are never freed, but may become another flow's: see
+/// [`FlowEntry`].
+pub(crate) struct Entry(*mut Flow);
+
+impl FlowEntry for Entry {
+    #[inline(always)]
+    fn last_seen_ns(&self) -> u64 {
+        // SAFETY: the map look-up returned this pointer in this program run.
+        unsafe { (*self.0).last_seen_ns }
+    }
+
+    #[inline(always)]
+    fn opened_ns(&self) -> u64 {
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).opened_ns }
+    }
+
+    #[inline(always)]
+    fn state(&self) -> FlowState {
+        // SAFETY: as in `last_seen_ns`.
+        FlowState(unsafe { (*self.0).state })
+    }
+
+    #[inline(always)]
+    fn rule(&self) -> u32 {
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).rule }
+    }
+
+    #[inline(always)]
+    fn revision(&self) -> u32 {
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).revision }
+    }
+
+    #[inline(always)]
+    fn connection(&self) -> Connection {
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { &*self.0 }.connection()
+    }
+
+    #[inline(always)]
+    fn touch(&self, now_ns: u64, end: End, size: Size) {
+        // SAFETY: as in `last_seen_ns`; one word, and any CPU's clock will do.
+        unsafe { (*self.0).last_seen_ns = now_ns };
+        // Plain additions, each direction in words of its own: two CPUs that
+        // have packets of one direction of one flow at once may lose one of
+        // them here, where an atomic addition would cost every packet as much
+        // as half a look-up. The rules' counters lose none.
+        let traffic = match end {
+            // SAFETY: as in `last_seen_ns`.
+            End::Opener => unsafe { &mut (*self.0).sent },
+            // SAFETY: as in `last_seen_ns`.
+            End::Other => unsafe { &mut (*self.0).received },
+        };
+        traffic.packets += u64::from(size.packets);
+        traffic.bytes += u64::from(size.bytes);
+    }
+
+    #[inline(always)]
+    fn set_connection(&self, connection: &Connection) {
+        // Two CPUs with one direction each may undo what the other wrote of a
+        // sequence; the next packet puts it right.
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).opener = connection.opener };
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).other = connection.other };
+        self.set_state(connection.state);
+    }
+
+    #[inline(always)]
+    fn set_state(&self, state: FlowState) {
+        // SAFETY: as in `last_seen_ns`; one word, so no mixture of two states.
+        unsafe { (*self.0).state = state.0 };
+    }
+
+    #[inline(always)]
+    fn set_rule(&self, rule: u32, revision: u32) {
+        // The rule first: should another CPU see one without the other, it sees
+        // the old revision and judges the flow once more.
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).rule = rule };
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).revision = revision };
+    }
+
+    #[inline(always)]
+    fn reopen(&self, flow: &Flow) {
+        // Both CPUs of a race write a flow that began now, by rules of now.
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { self.0.write(*flow) };
+    }
+}

@@ -1,0 +1,99 @@
+//! Expired flows are collected while others come back.
+
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use sg_agent::dataplane::{
+    collect::{self, Collector},
+    object::Shared,
+    store::{Places, Store},
+};
+use sg_tests::{
+    agent::Agent,
+    client::PATIENCE,
+    echo::Echo,
+    topology::{HOST, OFFICE, Topology},
+};
+
+/// Nothing leaves without an entry, and entries live for a second.
+const RULES: &str = r#"
+[[attach]]
+interfaces = ["eth0"]
+groups = ["echo"]
+[groups.echo]
+inbound = [{ name = "echo", protocol = "udp", ports = 7000, from = ["198.51.100.0/24"] }]
+outbound = []
+[flows]
+udp_single = 1
+udp_stream = 1
+"#;
+
+/// Expired flows are kept for five seconds more, in case they come back. Sockets
+/// that send again around that moment reuse a flow that is being collected.
+#[test]
+fn b22_a_flow_that_comes_back_while_it_is_collected_is_answered() -> Result<()> {
+    const IDLE: Duration = Duration::from_millis(5900);
+    const STEP: Duration = Duration::from_millis(5);
+    const SOCKETS: u32 = 60;
+    let lab = Topology::new()?;
+    let agent = Agent::new(&lab.host)?;
+    let _server = Echo::udp(&lab.host, 7000)?;
+    agent.apply(RULES)?;
+    let done = AtomicBool::new(false);
+    let collected = thread::scope(|scope| {
+        let collecting = scope.spawn(|| lab.host.enter(|| collect_until(&done)));
+        let result = lab.office.enter(|| {
+            let sockets = (0..SOCKETS)
+                .map(|_| established())
+                .collect::<Result<Vec<_>>>()?;
+            let start = Instant::now();
+            for (socket, number) in sockets.iter().zip(0..) {
+                let due = start + IDLE + STEP * number;
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                ask(socket).with_context(|| format!("socket {number}"))?;
+            }
+            Ok(())
+        });
+        done.store(true, Ordering::Relaxed);
+        let collected = collecting.join().expect("no panic");
+        result.and(collected)
+    })?;
+    ensure!(collected > 0, "nothing was collected meanwhile");
+    Ok(())
+}
+
+/// How many flows were collected.
+fn collect_until(done: &AtomicBool) -> Result<usize> {
+    let store = Store::locate(&Places::default())?;
+    let mut shared = Shared::default();
+    shared.timeouts_ns.fill(1_000_000_000);
+    let mut collected = 0;
+    while !done.load(Ordering::Relaxed) {
+        let mut collector = Collector::begin(&store, collect::GRACE)?;
+        while !collector.step(&shared)? {}
+        collected += collector.collected();
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(collected)
+}
+
+/// A socket whose flow is established: the peer sent again after an answer.
+fn established() -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((OFFICE.v4, 0))?;
+    socket.connect((HOST.v4, 7000))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    ask(&socket)?;
+    ask(&socket)?;
+    Ok(socket)
+}
+
+fn ask(socket: &UdpSocket) -> Result<()> {
+    socket.send(b"question")?;
+    socket.recv(&mut [0; 16]).context("no answer")?;
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! Frames that lie in several buffers: an MTU of 9000.
+
+use std::{net::IpAddr, time::Duration};
+
+use anyhow::Result;
+use sg_tests::{
+    agent::Agent,
+    client::{self, Answer},
+    echo::Echo,
+    netns::{Netns, veth, wait_until},
+    packet::{Network, Packet, Transport},
+    topology::{Ends, HOST, INTERFACE, OFFICE},
+    wire::Wire,
+};
+
+const RULES: &str = r#"
+[[attach]]
+interfaces = ["eth0"]
+groups = ["office"]
+XDP
+
+[groups.office]
+inbound = [
+  { name = "http", protocol = "tcp", ports = 80, from = ["198.51.100.10", "2001:db8:1::10"] },
+  { name = "echo", protocol = "udp", ports = 7000, from = ["198.51.100.10", "2001:db8:1::10"] },
+]
+"#;
+
+/// Of a page that is fetched: more than any window, less than a second. An
+/// emulated processor gets a smaller one.
+fn page_bytes() -> usize {
+    if std::env::var_os("SG_TEST_VM").is_some() {
+        100_000
+    } else {
+        8_000_000
+    }
+}
+
+/// The host and one peer, with nothing between them that has another MTU.
+struct Cable {
+    host: Netns,
+    peer: Netns,
+}
+
+impl Cable {
+    fn new() -> Result<Self> {
+        let (host, peer) = (Netns::new("host")?, Netns::new("peer")?);
+        veth((&host, INTERFACE), (&peer, INTERFACE))?;
+        for (namespace, own, other) in [(&host, HOST, OFFICE), (&peer, OFFICE, HOST)] {
+            namespace.ip(&format!("link set {INTERFACE} mtu 9000"))?;
+            // One packet of the sender is one on the wire.
+            namespace.ip(&format!("link set {INTERFACE} gso_max_segs 1"))?;
+            addresses(namespace, own, other)?;
+        }
+        Ok(Self { host, peer })
+    }
+}
+
+fn addresses(namespace: &Netns, own: Ends, other: Ends) -> Result<()> {
+    namespace.ip(&format!("addr add {}/32 dev {INTERFACE}", own.v4))?;
+    namespace.ip(&format!("addr add {}/128 dev {INTERFACE} nodad", own.v6))?;
+    namespace.ip(&format!("route add {}/32 dev {INTERFACE}", other.v4))?;
+    namespace.ip(&format!("route add {}/128 dev {INTERFACE}", other.v6))
+}
+
+fn apply(agent: &Agent<'_>, xdp: &str) -> Result<()> {
+    agent.apply(&RULES.replace("XDP", &format!("xdp = \"{xdp}\"")))
+}
+
+/// Datagrams and pages of both families, both ways. What is counted is what the
+/// other end of the cable counts.
+fn large_packets_are_counted_exactly(xdp: &str) -> Result<()> {
+    const DATA: usize = 8000;
+    let cable = Cable::new()?;
+    let agent = Agent::new(&cable.host)?;
+    let page = "x".repeat(page_bytes());
+    let _servers = [
+        Echo::http(&cable.host, 80, &page)?,
+        Echo::udp(&cable.host, 7000)?,
+        Echo::udp(&cable.host, 7001)?,
+        Echo::http(&cable.peer, 80, &page)?,
+        Echo::udp(&cable.peer, 53)?,
+    ];
+    apply(&agent, xdp)?;
+    let (before, link) = agent.stats_and_link(&cable.peer, INTERFACE)?;
+    for (host, peer) in HOST.both().into_iter().zip(OFFICE.both()) {
+        let asked = |port| client::datagrams_of(&cable.peer, (host, port).into(), 5, DATA);
+        assert_eq!(asked(7000)?, 5, "answers from {host}");
+        assert_eq!(asked(7001)?, 0, "answers from {host}");
+        let answers = client::datagrams_of(&cable.host, (peer, 53).into(), 5, DATA)?;
+        assert_eq!(answers, 5, "answers from {peer}");
+        fetched(&client::curl(
+            &cable.peer,
+            &client::url("http", host, 80, ""),
+        )?);
+        fetched(&client::curl(
+            &cable.host,
+            &client::url("http", peer, 80, ""),
+        )?);
+    }
+    let (after, now) = agent.stats_and_link(&cable.peer, INTERFACE)?;
+    assert_eq!(after.packets("office/inbound/echo"), 10);
+    let headers = [20, 40].map(|ip| 14 + ip + 8);
+    let bytes: usize = headers.iter().map(|headers| 5 * (headers + DATA)).sum();
+    assert_eq!(
+        after.rule("office/inbound/echo", "bytes"),
+        u64::try_from(bytes)?
+    );
+    assert_eq!(after.drops("no_rule", "inbound"), 10);
+    assert_eq!(after.rule("office/inbound/http", "flows"), 2);
+    let judged = |direction| after.total(direction) - before.total(direction);
+    assert_eq!(judged("inbound"), now.sent - link.sent);
+    assert_eq!(judged("outbound"), now.received - link.received);
+    assert_eq!(after.drops("malformed", "inbound"), 0);
+    // As many as an MTU of 9000 makes of it, or they did not travel in one.
+    let most = u64::try_from(2 * (2 * page_bytes() / 8000 + 500))?;
+    assert!(judged("inbound") < most, "{} packets", judged("inbound"));
+    Ok(())
+}
+
+fn fetched(answer: &Answer) {
+    let detail = answer.to_string();
+    assert!(detail.starts_with("200, "), "{detail}");
+}
+
+#[test]
+fn jumbo_frames_on_native_xdp() -> Result<()> {
+    large_packets_are_counted_exactly("native")
+}
+
+#[test]
+fn jumbo_frames_on_generic_xdp() -> Result<()> {
+    large_packets_are_counted_exactly("generic")
+}
+
+#[test]
+fn jumbo_frames_on_tc() -> Result<()> {
+    large_packets_are_counted_exactly("tc")
+}
+
+/// IPv6 with `count` headers of destination options of 2 KiB before UDP.
+fn behind_options(count: usize, port: u16) -> Vec<u8> {
+    const OPTIONS: u8 = 60;
+    const UNITS: u8 = 254;
+    let udp = Transport::udp(40_000, port);
+    let plain = Packet::ip(OFFICE.v6.into(), HOST.v6.into(), udp).bytes();
+    let (headers, payload) = plain.split_at(14 + 40);
+    let mut chain = vec![0; count * (usize::from(UNITS) + 1) * 8];
+    let length = chain.len() / count;
+    for (index, header) in chain.chunks_mut(length).enumerate() {
+        header[0] = if index + 1 == count { 17 } else { OPTIONS };
+        header[1] = UNITS;
+    }
+    let mut frame = [headers, &chain, payload].concat();
+    let payload_bytes = u16::try_from(frame.len() - 14 - 40).expect("a jumbo frame");
+    frame[14 + 4..14 + 6].copy_from_slice(&payload_bytes.to_be_bytes());
+    frame[14 + 6] = OPTIONS;
+    frame
+}
+
+/// A counter moves by one when a frame comes.
+fn moves_by_one(
+    agent: &Agent<'_>,
+    wire: &Wire,
+    what: &str,
+    frame: &[u8],
+    counter: impl Fn(&sg_tests::agent::Stats) -> u64,
+) -> Result<()> {
+    let before = counter(&agent.stats()?);
+    wire.send(frame)?;
+    wait_until(what, Duration::from_secs(2), || {
+        agent
+            .stats()
+            .is_ok_and(|stats| counter(&stats) == before + 1)
+    })
+}
+
+#[test]
+fn jumbo_headers_behind_the_first_buffer_are_read() -> Result<()> {
+    let cable = Cable::new()?;
+    let agent = Agent::new(&cable.host)?;
+    apply(&agent, "native")?;
+    let wire = Wire::open(&cable.peer, INTERFACE, Duration::from_millis(1))?;
+    for count in 1..=4 {
+        moves_by_one(
+            &agent,
+            &wire,
+            "allowed",
+            &behind_options(count, 7000),
+            |stats| stats.packets("office/inbound/echo"),
+        )?;
+        moves_by_one(
+            &agent,
+            &wire,
+            "forbidden",
+            &behind_options(count, 7001),
+            |stats| stats.drops("no_rule", "inbound"),
+        )?;
+        // The UDP header is cut, and so is the frame.
+        let mut cut = behind_options(count, 7000);
+        cut.truncate(cut.len() - 1);
+        moves_by_one(&agent, &wire, "cut", &cut, |stats| {
+            stats.drops("malformed", "inbound")
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn jumbo_icmp_errors_are_related() -> Result<()> {
+    let cable = Cable::new()?;
+    let agent = Agent::new(&cable.host)?;
+    apply(&agent, "native")?;
+    let wire = Wire::open(&cable.peer, INTERFACE, Duration::from_millis(1))?;
+    let port = open_flow(&cable.host, OFFICE.v4.into())?;
+    for (port, passes) in [(port, true), (port ^ 1, false)] {
+        let sent = Transport::udp(port, 9);
+        let about = Network::ip(HOST.v4.into(), OFFICE.v4.into(), sent);
+        let error = Transport::icmp_error(3, 1, about);
+        let mut frame = Packet::ip(OFFICE.v4.into(), HOST.v4.into(), error).bytes();
+        frame.resize(14 + 8000, 0);
+        frame[14 + 2..14 + 4].copy_from_slice(&8000u16.to_be_bytes());
+        moves_by_one(&agent, &wire, "an error", &frame, |stats| {
+            if passes {
+                stats.implicit("related")
+            } else {
+                stats.drops("no_rule", "inbound")
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// The local port of a socket that has sent a datagram.
+fn open_flow(host: &Netns, to: IpAddr) -> Result<u16> {
+    host.enter(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+        socket.send_to(b"question", (to, 9))?;
+        Ok(socket.local_addr()?.port())
+    })
+}

@@ -1,0 +1,198 @@
+//! The data path against the oracle: the same packets, judged by the programs
+//! in the kernel and by a naive reading of the rules, must end the same way.
+//!
+//! `SG_TEST_PACKETS` says how many (100,000), `SG_TEST_SEED` repeats a run.
+
+use std::{
+    collections::BTreeMap,
+    num::NonZero,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread::{self, ScopedJoinHandle},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use sg_agent::{dataplane::sandbox::Hook, policy::Direction};
+use sg_tests::{
+    generate::{self, Traffic},
+    oracle::{Judgement, Oracle},
+    packet::Packet,
+    programs::{EPHEMERAL, Programs},
+    random::{Random, number, seed},
+};
+
+/// A policy costs a load of three programs, so it judges many packets; but few
+/// enough that flows of one do not cover its rules.
+const PACKETS_PER_POLICY: usize = 1000;
+const LEAST_POLICIES: usize = 20;
+
+/// What has been seen; a class that never came up was not tested.
+#[derive(Default)]
+struct Coverage {
+    policies: usize,
+    packets: usize,
+    flows: usize,
+    /// By reason and relation to a flow, on each hook.
+    classes: BTreeMap<(&'static str, &'static str), usize>,
+}
+
+/// From this many packets on, every class comes up thousands of times; a short
+/// run may miss one by chance.
+const ENOUGH_FOR_EVERY_CLASS: usize = 50_000;
+
+/// Every way out of the decision that the generator must reach.
+const CLASSES: [(&str, &str); 14] = [
+    ("rule", "new"),
+    ("rule", "untracked"),
+    ("rule", "-"),
+    ("flow", "established"),
+    ("flow", "reply"),
+    ("flow", "untracked"),
+    ("related", "related"),
+    ("implicit", "-"),
+    ("non_ip", "-"),
+    ("no_rule", "-"),
+    ("malformed", "-"),
+    ("fragment", "-"),
+    ("too_many_tags", "-"),
+    ("tcp_invalid", "-"),
+];
+
+#[test]
+fn data_path_and_oracle_agree() -> Result<()> {
+    let (packets, first) = (number("SG_TEST_PACKETS", 100_000), seed());
+    let policies = (packets / PACKETS_PER_POLICY).max(LEAST_POLICIES);
+    let started = Instant::now();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut coverage = Coverage::default();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= policies {
+                return Ok(coverage);
+            }
+            let seed = first.wrapping_add(index as u64);
+            compare(seed, packets.div_ceil(policies), &mut coverage)
+                .with_context(|| format!("run it again with `SG_TEST_SEED={seed}`"))?;
+        }
+    };
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    let coverage: Result<Vec<Coverage>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..cpus).map(|_| scope.spawn(work)).collect();
+        let join = |thread: ScopedJoinHandle<'_, Result<Coverage>>| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    let coverage = coverage?
+        .into_iter()
+        .fold(Coverage::default(), Coverage::and);
+    coverage.print(first, started);
+    coverage.check();
+    Ok(())
+}
+
+/// One policy and its packets.
+fn compare(seed: u64, packets: usize, coverage: &mut Coverage) -> Result<()> {
+    let mut random = Random::new(seed);
+    let policy = generate::policy(&mut random);
+    let attachment = random.below(policy.attachments.len());
+    let mut traffic = Traffic::new(&policy, attachment, random.bits());
+    let mut programs = Programs::load(&policy, attachment)?;
+    let mut oracle = Oracle::new(&policy, attachment, EPHEMERAL);
+    for index in 0..packets {
+        let (direction, packet) = traffic.packet();
+        let hook = match direction {
+            Direction::Outbound => Hook::TcEgress,
+            Direction::Inbound if packet.cut.is_some() || random.chance(50) => Hook::Xdp,
+            Direction::Inbound => Hook::TcIngress,
+        };
+        let expected = oracle.judge(direction, &packet);
+        let found = programs
+            .judge(hook, &packet.bytes())
+            .with_context(|| format!("packet {index}: {packet:#?}"))?;
+        ensure!(
+            oracle.accepts(&expected, &found),
+            "{}",
+            disagreement(
+                index,
+                hook,
+                &packet,
+                &expected,
+                &found,
+                &policy.attachments[attachment]
+            )
+        );
+        *coverage
+            .classes
+            .entry((expected.reason, expected.flow.unwrap_or("-")))
+            .or_default() += 1;
+    }
+    // Every packet is in exactly one counter.
+    let counted: u64 = programs
+        .counters()?
+        .values()
+        .map(|count| count.packets)
+        .sum();
+    ensure!(
+        counted == packets as u64,
+        "{packets} packets, but the counters add up to {counted}"
+    );
+    coverage.policies += 1;
+    coverage.packets += packets;
+    coverage.flows += oracle.flows();
+    Ok(())
+}
+
+fn disagreement(
+    index: usize,
+    hook: Hook,
+    packet: &Packet,
+    expected: &Judgement,
+    found: &Judgement,
+    attachment: &sg_agent::policy::Attachment,
+) -> String {
+    format!(
+        "packet {index} on {hook:?} with groups {:?}\n{packet:#?}\n\
+         oracle:    {expected:?}\ndata path: {found:?}",
+        attachment.groups
+    )
+}
+
+impl Coverage {
+    fn and(mut self, other: Self) -> Self {
+        self.policies += other.policies;
+        self.packets += other.packets;
+        self.flows += other.flows;
+        for (class, count) in other.classes {
+            *self.classes.entry(class).or_default() += count;
+        }
+        self
+    }
+
+    fn print(&self, seed: u64, started: Instant) {
+        eprintln!(
+            "{} packets, {} policies, {} flows in {:.1} s, no disagreement (seed {seed})",
+            self.packets,
+            self.policies,
+            self.flows,
+            started.elapsed().as_secs_f32()
+        );
+        for ((reason, flow), count) in &self.classes {
+            eprintln!("{count:>9}  {reason:<14} {flow}");
+        }
+    }
+
+    fn check(&self) {
+        let missed: Vec<_> = CLASSES
+            .iter()
+            .filter(|class| !self.classes.contains_key(class))
+            .collect();
+        if !missed.is_empty() {
+            eprintln!("no packet ended as {missed:?}");
+        }
+        assert!(missed.is_empty() || self.packets < ENOUGH_FOR_EVERY_CLASS);
+    }
+}
