@@ -213,8 +213,8 @@ enum Done {
 
 impl Opened {
     fn open(store: &Store) -> Result<Self> {
-        let manifest =
-            Manifest::read(store)?.context("no rules are applied, so there are no sets")?;
+        let manifest = Manifest::read(store)?
+            .context("no rules are applied, so there are no sets; `sg-agent apply FILE` starts")?;
         let enforced = Enforced::open(store, manifest.generation)?.with_context(|| {
             format!(
                 "generation {} was made by a version that did not keep its sets; apply the rule \

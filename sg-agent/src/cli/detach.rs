@@ -25,7 +25,8 @@ pub(super) async fn detach(args: &Args, store: &Store) -> Result<Outcome> {
         None
     });
     if let Some(interface) = &args.interface {
-        let manifest = manifest.context("no rules are applied")?;
+        let manifest = manifest
+            .with_context(|| format!("`{interface}` is not protected: no rules are applied"))?;
         generation::detach_interface(store, &manifest, interface)?;
         print(&format!("`{interface}` is no longer protected\n"))?;
     } else {

@@ -75,7 +75,7 @@ fn list(store: &Store, name: Option<&str>) -> Result<Outcome> {
         None => None,
     };
     let Some(enforced) = enforced else {
-        print("no rules are applied, so there are no sets\n")?;
+        print("no rules are applied, so there are no sets; `sg-agent apply FILE` starts\n")?;
         return Ok(Outcome::Differs);
     };
     let mut lines = Vec::new();

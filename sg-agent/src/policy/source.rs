@@ -58,7 +58,10 @@ impl ReadError {
             }
             Self::Io(_) => "check the disk and the path",
             Self::NotAFile(_) => "name the file itself",
-            Self::TooLarge => "split it: prefix lists can be in files of their own, as sets",
+            Self::TooLarge => {
+                "split it: a rule can name several sets, each with a file of its own, and an \
+                 import takes several files"
+            }
             Self::NotUtf8 { .. } => "save the file as UTF-8",
             Self::Nul { .. } => "the file is damaged or not text: restore it",
             Self::Empty => "to remove protection, run `sg-agent detach`",
