@@ -68,6 +68,7 @@ fn step<E: From<Damage>>(
 ) -> Result<Step, E> {
     let packets = section.packets;
     let nonsense = |what: String| E::from(Damage::Nonsense { packets, what });
+    section.check_block(reader.data()).map_err(nonsense)?;
     let length = match reader.next() {
         Ok((length, block)) => {
             if let Some(packet) = section.read(&block).map_err(nonsense)? {
@@ -112,9 +113,25 @@ fn read_error() -> Damage {
 #[derive(Default)]
 struct Section {
     interfaces: Vec<Interface>,
-    is_big_endian: bool,
+    /// The numbers of a pcapng file's blocks; `None` in a pcap file.
+    byte_order: Option<ByteOrder>,
     /// Of the whole file.
     packets: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ByteOrder {
+    Little,
+    Big,
+}
+
+impl ByteOrder {
+    fn number(self, bytes: [u8; 4]) -> u32 {
+        match self {
+            Self::Little => u32::from_le_bytes(bytes),
+            Self::Big => u32::from_be_bytes(bytes),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -139,6 +156,30 @@ impl Interface {
 }
 
 impl Section {
+    /// Refuses the next block if it says that it is shorter than what every
+    /// block has: the parser subtracts that without a look.
+    fn check_block(&self, bytes: &[u8]) -> Result<(), String> {
+        /// The same in both byte orders, and followed by a length whose order
+        /// the block itself tells (draft-ietf-opsawg-pcapng section 4.1).
+        const SECTION_HEADER: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+        /// Its type, and its length twice (section 3.1).
+        const MIN_BYTES: u32 = 12;
+
+        let (Some(order), Some((&[kind, length], _))) = (
+            self.byte_order,
+            bytes.as_chunks::<4>().0.split_first_chunk(),
+        ) else {
+            return Ok(());
+        };
+        let length_bytes = order.number(length);
+        if kind != SECTION_HEADER && length_bytes < MIN_BYTES {
+            return Err(format!(
+                "a block that says it is {length_bytes} bytes long, expected at least {MIN_BYTES}"
+            ));
+        }
+        Ok(())
+    }
+
     /// The packet of a block, if it is about one.
     fn read<'b>(&mut self, block: &'b PcapBlockOwned<'b>) -> Result<Option<Packet<'b>>, String> {
         match block {
@@ -146,7 +187,11 @@ impl Section {
             PcapBlockOwned::Legacy(block) => return self.legacy(block).map(Some),
             PcapBlockOwned::NG(Block::SectionHeader(header)) => {
                 self.interfaces.clear();
-                self.is_big_endian = header.big_endian();
+                self.byte_order = Some(if header.big_endian() {
+                    ByteOrder::Big
+                } else {
+                    ByteOrder::Little
+                });
             }
             PcapBlockOwned::NG(Block::InterfaceDescription(block)) => self.describe(block),
             PcapBlockOwned::NG(Block::EnhancedPacket(block)) => {
@@ -174,7 +219,7 @@ impl Section {
 
     fn describe(&mut self, block: &InterfaceDescriptionBlock<'_>) {
         // The parser reads the offset as if all files were little-endian.
-        let offset_seconds = if self.is_big_endian {
+        let offset_seconds = if self.byte_order == Some(ByteOrder::Big) {
             block.if_tsoffset.swap_bytes()
         } else {
             block.if_tsoffset

@@ -289,6 +289,28 @@ fn a_packet_of_no_interface_ends_the_file() {
     );
 }
 
+/// Found by fuzzing: the parser takes off what every block has before it looks.
+#[test]
+fn a_block_shorter_than_its_own_header_ends_the_file() {
+    const PROCESS_INFORMATION: u32 = 0x8000_0001;
+    for order in Order::BOTH {
+        for kind in [PROCESS_INFORMATION, 6, 0x0bad] {
+            let mut file = section(order);
+            file.extend(interface(order, 1, 0, 6, 0));
+            file.extend(enhanced(order, 0, 0, b"good", 4));
+            file.extend(order.words(&[kind, 6]));
+            file.resize(file.len() + 64, 0);
+            let (found, damage) = read_all(file.as_slice());
+            assert_eq!(found, [seen(0, 1, b"good", 4)]);
+            assert_eq!(
+                damage.expect("damage").to_string(),
+                "it is damaged after packet 1: a block that says it is 6 bytes long, expected at \
+                 least 12"
+            );
+        }
+    }
+}
+
 proptest::proptest! {
     /// Any bytes are read to some end, also behind good headers.
     #[test]
