@@ -267,9 +267,7 @@ fn next_extension<P: Packet + ?Sized>(
     chain: &Chain,
     end: u32,
 ) -> Result<Chain, Reason> {
-    if chain.offset + extension::SMALLEST > end {
-        return Err(Reason::Malformed);
-    }
+    // What may lie behind `end` is not looked at again: the check below.
     let words = packet.words::<2>(chain.offset).ok_or(Reason::Malformed)?;
     let units = u32::from(octet(&words, 1));
     let length_bytes = match chain.protocol {

@@ -106,3 +106,17 @@ impl Packet for [u8] {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Size;
+
+    #[test]
+    fn the_size_of_a_frame_is_what_it_says() {
+        let expected = Size {
+            packets: 1,
+            bytes: 60,
+        };
+        assert_eq!(Size::of(&[0; 60][..]), expected);
+    }
+}
