@@ -174,17 +174,6 @@ fn an_extension_header_may_end_the_packet() {
     assert_eq!(found, Err(Reason::Malformed));
 }
 
-/// RFC 9293 section 3.1: SYN alone opens, ACK carries on.
-#[test]
-fn flags_that_open_and_flags_that_go_on() {
-    for bits in 0..=u8::MAX {
-        let flags = TcpFlags(bits);
-        let [fin, syn, rst, ack] = [1, 2, 4, 16].map(|flag| bits & flag != 0);
-        assert_eq!(flags.opens(), syn && !ack && !rst && !fin, "{bits:#04x}");
-        assert_eq!(flags.is_mid_stream(), ack && !syn && !rst, "{bits:#04x}");
-    }
-}
-
 #[test]
 fn bytes_in_memory_are_one_packet_and_all_there_is() {
     let mut frame = v4(20, GRE, &[]);
