@@ -11,13 +11,13 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    compile::{self, Amendment, Slots},
+    compile::{Amendment, Slots, Standing},
     dataplane::{
         generation::Applied, interfaces, live_tables::LiveTables, manifest::Manifest, store::Store,
     },
     enforce::{self, Missing, Prepared},
-    enforced::{Difference, Enforced, ListId, is_same_family},
-    policy::{Attachment, Loaded, MAX_SET_PREFIXES, Peer, Policy},
+    enforced::{Difference, Enforced, Index, ListId, is_same_family},
+    policy::{Loaded, MAX_SET_PREFIXES, Policy},
     reset,
 };
 
@@ -71,8 +71,16 @@ pub struct Opened {
     manifest: Manifest,
     slots: Slots,
     enforced: Enforced,
+    /// Since the second change: to make it takes longer than one without it.
+    index: Option<Index>,
     /// By attachment; those without programs have none.
-    tables: Vec<Option<LiveTables>>,
+    live: Vec<Option<Live>>,
+}
+
+/// An attachment that has programs.
+struct Live {
+    standing: Standing,
+    tables: LiveTables,
 }
 
 /// Changes a set. The caller holds the lock. A new generation logs packets if
@@ -99,7 +107,10 @@ pub async fn edit_opened(
 ) -> Result<Outcome> {
     // What an error leaves half done is read again.
     let mut update = match opened.take() {
-        Some(opened) => opened,
+        Some(mut opened) => {
+            opened.make_index()?;
+            opened
+        }
         None => Opened::open(store)?,
     };
     let outcome = update.edit(store, edit, logs_packets).await?;
@@ -226,14 +237,34 @@ impl Opened {
     }
 
     fn new(store: &Store, manifest: Manifest, enforced: Enforced) -> Result<Self> {
-        let zones = manifest.attachments.iter().map(|record| record.zone);
-        let tables = zones.map(|zone| LiveTables::of_zone(store, manifest.generation, zone));
+        let slots = manifest.slots();
+        let attachments = enforced.frame().attachments.iter();
+        let attachments = attachments.zip(enforced.openings());
+        let records = manifest.attachments.iter();
+        let live = records
+            .zip(attachments)
+            .map(|(record, (attachment, openings))| {
+                let tables = LiveTables::of_zone(store, manifest.generation, record.zone)?;
+                let Some(tables) = tables else {
+                    return Ok(None);
+                };
+                let standing = Standing::new(enforced.frame(), attachment, &slots, openings)?;
+                Ok(Some(Live { standing, tables }))
+            });
         Ok(Self {
-            tables: tables.collect::<Result<_>>()?,
-            slots: manifest.slots(),
+            live: live.collect::<Result<_>>()?,
+            index: None,
+            slots,
             manifest,
             enforced,
         })
+    }
+
+    fn make_index(&mut self) -> Result<()> {
+        if self.index.is_none() {
+            self.index = Some(self.enforced.index()?);
+        }
+        Ok(())
     }
 
     async fn edit(&mut self, store: &Store, edit: &Edit, logs_packets: bool) -> Result<Outcome> {
@@ -356,9 +387,7 @@ impl Opened {
         store: &Store,
         step: &[(ListId, Difference)],
     ) -> Result<Option<&'static str>> {
-        let changed = step
-            .iter()
-            .flat_map(|(_, difference)| difference.prefixes());
+        let changed = step.iter().flat_map(|(_, one)| one.prefixes());
         let unfinished = self.enforced.under_way();
         let regions: Vec<IpNet> = changed.chain(unfinished).copied().collect();
         if regions.is_empty() {
@@ -367,19 +396,19 @@ impl Opened {
         let regions = IpNet::aggregate(&regions);
         let is_redone = !unfinished.is_empty();
         let revokes = is_redone || step.iter().any(|(_, one)| !one.removed.is_empty());
-        let concerns = |policy: &Policy, attachment: &Attachment| {
-            is_redone || step.iter().any(|(list, _)| uses(policy, attachment, *list))
-        };
+        let lists = step.iter().map(|(list, _)| self.enforced.set(*list));
+        let concerns =
+            |live: &Live| is_redone || lists.clone().any(|list| live.standing.names(list));
         let Some(amendments) = self.amendments(&regions, concerns)? else {
             return Ok(Some("the tables have no room left for it"));
         };
         let generation = self.manifest.generation;
         self.enforced.write(store, generation, &regions)?;
-        for (tables, amendment) in self.tables.iter_mut().zip(&amendments) {
-            if let (Some(tables), Some(amendment)) = (tables, amendment) {
-                tables.amend(amendment)?;
+        for (live, amendment) in self.live.iter_mut().zip(&amendments) {
+            if let (Some(live), Some(amendment)) = (live, amendment) {
+                live.tables.amend(amendment)?;
                 if revokes {
-                    tables.renew_revision()?;
+                    live.tables.renew_revision()?;
                 }
             }
         }
@@ -392,21 +421,18 @@ impl Opened {
     fn amendments(
         &self,
         regions: &[IpNet],
-        concerns: impl Fn(&Policy, &Attachment) -> bool,
+        concerns: impl Fn(&Live) -> bool,
     ) -> Result<Option<Vec<Option<Amendment>>>> {
-        let Some(policy) = self.enforced.policy_within(regions)? else {
+        let Some(near) = self.enforced.near(self.index.as_ref(), regions)? else {
             return Ok(None);
         };
         let mut amendments = Vec::new();
-        let attachments = policy.attachments.iter().zip(&self.tables);
-        for ((attachment, tables), openings) in attachments.zip(self.enforced.openings()) {
-            let Some(tables) = tables.as_ref().filter(|_| concerns(&policy, attachment)) else {
+        for live in &self.live {
+            let Some(live) = live.as_ref().filter(|live| concerns(live)) else {
                 amendments.push(None);
                 continue;
             };
-            let slots = &self.slots;
-            let words = tables.words();
-            let amendment = compile::amend(&policy, attachment, slots, openings, regions, words)?;
+            let amendment = live.standing.amend(&near, regions, live.tables.words())?;
             if amendment.is_none() {
                 return Ok(None);
             }
@@ -433,23 +459,6 @@ impl Opened {
         let applied = enforce::enforce(store, &prepared, &interfaces, Missing::Skip, previous)?;
         Ok(Replaced { prepared, applied })
     }
-}
-
-/// Whether a rule of an attachment names a list.
-fn uses(policy: &Policy, attachment: &Attachment, list: ListId) -> bool {
-    let Some(list) = list.of(policy) else {
-        return false;
-    };
-    let groups = policy.groups.iter();
-    let mut rules = groups
-        .filter(|group| attachment.groups.contains(&group.name))
-        .flat_map(|group| group.inbound.iter().chain(&group.outbound));
-    rules.any(|rule| {
-        rule.peers.iter().any(|peer| match peer {
-            Peer::Prefix(_) => false,
-            Peer::Set(set) | Peer::Group(set) => std::ptr::eq(set.as_ref(), list),
-        })
-    })
 }
 
 #[cfg(test)]

@@ -152,11 +152,12 @@ impl<'a> LiveCells<'a> {
         classes.find_map(|(class, _)| {
             let end = (class + self.columns) as usize;
             let cells = self.array.get(class as usize..end)?;
+            // What rules most classes out comes first.
             let is_row = class != NOBODY
-                && cells.iter().filter(own(class)).count() == row.len()
                 && row.iter().all(|(column, rule)| {
                     cells.get(*column as usize) == Some(&Cell { class, rule: *rule })
-                });
+                })
+                && cells.iter().filter(own(class)).count() == row.len();
             is_row.then_some(class)
         })
     }

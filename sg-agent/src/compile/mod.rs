@@ -14,6 +14,7 @@ mod rule_set;
 mod segment;
 mod services;
 mod side;
+mod side_rules;
 mod trie;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
@@ -23,12 +24,12 @@ use thiserror::Error;
 
 pub(crate) use self::services::service_keys;
 pub use self::{
-    amend::amend,
+    amend::{Near, Standing},
     draft::Amendment,
     lookup::first_match,
     side::{Opening, Openings},
 };
-use self::{image::Image, side::Side};
+use self::{image::Image, side::Side, side_rules::SideRules};
 use crate::policy::{Attachment, Direction, Mode, NonIp, Policy, Rule, RuleId, Service};
 
 /// The counter of each rule. A rule keeps its slot as long as it exists, so
@@ -180,8 +181,9 @@ pub fn compile(
     attachment: &Attachment,
     slots: &Slots,
 ) -> Result<Compiled, CompileError> {
-    let inbound = Side::new(policy, attachment, slots, Direction::Inbound)?;
-    let outbound = Side::new(policy, attachment, slots, Direction::Outbound)?;
+    let rules = |direction| SideRules::new(policy, attachment, slots, direction);
+    let (inbound, outbound) = (rules(Direction::Inbound)?, rules(Direction::Outbound)?);
+    let (inbound, outbound) = (Side::new(&inbound)?, Side::new(&outbound)?);
 
     let mut image = Image::new();
     let mut size = Size::default();

@@ -1,6 +1,6 @@
 //! Who: the address space of a family, cut where the rules that match change.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashSet;
 
 use ipnet::IpNet;
 
@@ -8,66 +8,50 @@ use super::{
     CompileError, Family,
     rule_set::{RuleSets, SetId},
     segment::Segment,
-    speaks_family,
+    side_rules::{Prefixes, RuleList},
 };
-use crate::policy::{AddressSet, Peer, Rule};
 
 /// A list in [`Lists`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct ListId(u32);
 
-/// The lists of prefixes that rules name, each once however many rules share
-/// it: a set, a group's members, or what one rule has of its own.
+/// The lists of prefixes that are looked at.
+#[derive(Default)]
 pub(super) struct Lists<'a> {
     lists: Vec<List<'a>>,
 }
 
 struct List<'a> {
-    prefixes: Prefixes<'a>,
+    /// Sorted, IPv4 before IPv6.
+    prefixes: &'a [IpNet],
     /// The rules that name it, ascending, by [`Family`].
-    rules: [Vec<u32>; 2],
-}
-
-enum Prefixes<'a> {
-    Shared(&'a AddressSet),
-    Own(Vec<IpNet>),
-}
-
-impl Prefixes<'_> {
-    fn as_slice(&self) -> &[IpNet] {
-        match self {
-            Self::Shared(set) => &set.prefixes,
-            Self::Own(prefixes) => prefixes,
-        }
-    }
+    rules: &'a [Vec<u32>; 2],
 }
 
 impl<'a> Lists<'a> {
-    /// The lists of `rules`, which are numbered as they come.
-    pub(super) fn new(rules: impl Iterator<Item = &'a Rule>) -> Self {
-        let mut lists: Vec<List<'a>> = Vec::new();
-        let mut shared: HashMap<*const AddressSet, usize> = HashMap::new();
-        for (number, rule) in (0..).zip(rules) {
-            let mut own = Vec::new();
-            for peer in &rule.peers {
-                match peer {
-                    Peer::Prefix(prefix) => own.push(*prefix),
-                    Peer::Set(set) | Peer::Group(set) => {
-                        let index = *shared.entry(Arc::as_ptr(set)).or_insert_with(|| {
-                            lists.push(List::new(Prefixes::Shared(set)));
-                            lists.len() - 1
-                        });
-                        lists[index].add_rule(number, rule);
-                    }
-                }
-            }
-            if !own.is_empty() {
-                let mut list = List::new(Prefixes::Own(own));
-                list.add_rule(number, rule);
-                lists.push(list);
+    /// All that rules name, whole.
+    pub(super) fn whole(lists: &'a [RuleList]) -> Self {
+        let mut whole = Self::default();
+        for list in lists {
+            match &list.prefixes {
+                Prefixes::Shared(set) => whole.add(list, &set.prefixes),
+                Prefixes::Own(prefixes) => whole.add(list, prefixes),
             }
         }
-        Self { lists }
+        whole
+    }
+
+    /// Has `prefixes`, which are sorted, looked at as what there is of `list`.
+    pub(super) fn add(&mut self, list: &'a RuleList, prefixes: &'a [IpNet]) {
+        let rules = &list.rules;
+        self.lists.push(List { prefixes, rules });
+    }
+
+    /// The rules that can match packets of a family.
+    pub(super) fn rules_for(&self, family: Family) -> HashSet<u32> {
+        let lists = self.lists.iter().filter(|list| list.has_some(family));
+        let rules = lists.flat_map(|list| &list.rules[family as usize]);
+        rules.copied().collect()
     }
 
     /// The address space of a family, cut where the rules change.
@@ -115,25 +99,17 @@ impl<'a> Lists<'a> {
     }
 }
 
-impl<'a> List<'a> {
-    fn new(prefixes: Prefixes<'a>) -> Self {
-        Self {
-            prefixes,
-            rules: [Vec::new(), Vec::new()],
-        }
-    }
-
-    fn add_rule(&mut self, number: u32, rule: &Rule) {
-        for family in Family::ALL {
-            let rules = &mut self.rules[family as usize];
-            if speaks_family(&rule.service, family) && rules.last() != Some(&number) {
-                rules.push(number);
-            }
+impl List<'_> {
+    /// Whether it has prefixes of a family.
+    fn has_some(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => matches!(self.prefixes.first(), Some(IpNet::V4(_))),
+            Family::V6 => matches!(self.prefixes.last(), Some(IpNet::V6(_))),
         }
     }
 
     fn members(&self, list: ListId, family: Family) -> impl Iterator<Item = Member> {
-        let prefixes = self.prefixes.as_slice().iter();
+        let prefixes = self.prefixes.iter();
         prefixes.filter_map(move |prefix| {
             let (of, first) = match prefix {
                 IpNet::V4(prefix) => (Family::V4, u128::from(u32::from(prefix.network())) << 96),

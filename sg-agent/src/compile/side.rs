@@ -2,34 +2,32 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sg_common::{
-    classify::{self, ANY_SERVICE, Match},
+    classify::{ANY_SERVICE, Match},
     tables::{Entry, Roots},
     transport,
 };
 
 use super::{
-    CompileError, CompiledRule, Family, Size, Slots,
+    CompileError, CompiledRule, Family, Size,
     cells::{Cells, Row},
-    group_rules,
     image::Image,
     peers::Lists,
     rule_set::{RuleSets, SetId},
     segment::Segment,
-    services::{Columns, Reach},
-    speaks_family, trie,
+    services::Reach,
+    side_rules::SideRules,
+    trie,
 };
-use crate::policy::{Attachment, Direction, OnRevoke, Policy, Rule, RuleId, Track};
 
 /// One direction of an attachment.
 pub(super) struct Side<'a> {
-    rules: Vec<SideRule<'a>>,
+    rules: &'a SideRules,
+    lists: Lists<'a>,
     sets: RuleSets,
     /// By [`Family`].
     peers: [Vec<Segment<SetId>>; 2],
-    columns: Columns,
     /// By [`Family`].
     openings: [Opening; 2],
 }
@@ -53,65 +51,29 @@ impl Default for Opening {
 /// Of an attachment, by [`Direction`] and address family, IPv4 first.
 pub type Openings = [[Opening; 2]; 2];
 
-/// A rule of an attached group.
-struct SideRule<'a> {
-    id: RuleId,
-    rule: &'a Rule,
-    slot: u32,
-    on_revoke: OnRevoke,
-}
-
-impl SideRule<'_> {
-    /// Its flows need no entries where everything may go the other way, and
-    /// where nobody has to know them when the rule is gone.
-    fn is_untracked(&self, family: Family, other: &Side<'_>) -> bool {
-        self.rule.track == Track::Auto
-            && self.on_revoke == OnRevoke::Recheck
-            && other.openings[family as usize] == Opening::Everything
-    }
-
-    fn to_match(&self, family: Family, other: &Side<'_>) -> Match {
-        let on_revoke = match self.on_revoke {
-            OnRevoke::Recheck => classify::OnRevoke::Recheck,
-            OnRevoke::Keep => classify::OnRevoke::Keep,
-            OnRevoke::Reset => classify::OnRevoke::Reset,
-        };
-        Match::new(self.slot, self.is_untracked(family, other), on_revoke)
-    }
-}
-
 impl<'a> Side<'a> {
-    pub(super) fn new(
-        policy: &'a Policy,
-        attachment: &Attachment,
-        slots: &Slots,
-        direction: Direction,
-    ) -> Result<Self, CompileError> {
+    /// All of it.
+    pub(super) fn new(rules: &'a SideRules) -> Result<Self, CompileError> {
         let unknown = [Opening::default(); 2];
-        let mut side = Self::standing(policy, attachment, slots, direction, unknown)?;
+        let mut side = Self::of(rules, Lists::whole(&rules.lists), unknown)?;
         side.openings = Family::ALL.map(|family| side.opening(family));
         Ok(side)
     }
 
-    /// The side of a policy of which only a part is looked at, and that is as
-    /// open as `openings` say.
-    pub(super) fn standing(
-        policy: &'a Policy,
-        attachment: &Attachment,
-        slots: &Slots,
-        direction: Direction,
+    /// The side as far as `lists` say, which is as open as `openings` say.
+    pub(super) fn of(
+        rules: &'a SideRules,
+        lists: Lists<'a>,
         openings: [Opening; 2],
     ) -> Result<Self, CompileError> {
-        let rules = rules_of_attachment(policy, attachment, slots, direction);
-        let lists = Lists::new(rules.iter().map(|one| one.rule));
         let mut sets = RuleSets::new();
         let peers = [
             lists.segments(Family::V4, &mut sets)?,
             lists.segments(Family::V6, &mut sets)?,
         ];
         Ok(Self {
-            columns: Columns::new(rules.iter().map(|one| one.rule))?,
             rules,
+            lists,
             sets,
             peers,
             openings,
@@ -125,7 +87,7 @@ impl<'a> Side<'a> {
 
     /// How many columns there are.
     pub(super) fn columns(&self) -> u32 {
-        self.columns.count()
+        self.rules.columns.count()
     }
 
     /// The segments that have keys in `first..=last`.
@@ -133,23 +95,41 @@ impl<'a> Side<'a> {
         Segment::within(&self.peers[family as usize], first, last)
     }
 
-    /// Of each rule that names a peer of `family`, whether it is untracked.
+    /// Of each rule that can match packets of `family`, whether it is untracked.
     pub(super) fn untracked(&self, family: Family, other: &Side<'_>) -> impl Iterator<Item = bool> {
-        let rules = self.rules.iter();
-        rules
-            .filter(move |one| matches_family(one.rule, family))
-            .map(move |one| one.is_untracked(family, other))
+        let rules = self.lists.rules_for(family).into_iter();
+        rules.map(move |rule| self.is_untracked(rule, family, other))
     }
 
     /// The rules, with whether they are tracked.
     pub(super) fn rules(&self, other: &Side<'_>) -> impl Iterator<Item = CompiledRule> {
-        self.rules.iter().map(move |one| CompiledRule {
-            id: one.id.clone(),
-            slot: one.slot,
-            tracked: Family::ALL
-                .into_iter()
-                .any(|family| matches_family(one.rule, family) && !one.is_untracked(family, other)),
-        })
+        let matching = Family::ALL.map(|family| self.lists.rules_for(family));
+        let tracked = move |number| {
+            Family::ALL.into_iter().any(|family| {
+                matching[family as usize].contains(&number)
+                    && !self.is_untracked(number, family, other)
+            })
+        };
+        (0..)
+            .zip(&self.rules.rules)
+            .map(move |(number, rule)| CompiledRule {
+                id: rule.id.clone(),
+                slot: rule.slot,
+                tracked: tracked(number),
+            })
+    }
+
+    /// The flows of a rule need no entries where everything may go the other
+    /// way, and where nobody has to know them when the rule is gone.
+    fn is_untracked(&self, rule: u32, family: Family, other: &Side<'_>) -> bool {
+        self.rules.rules[rule as usize].may_be_untracked()
+            && other.openings[family as usize] == Opening::Everything
+    }
+
+    fn match_of(&self, rule: u32, family: Family, other: &Side<'_>) -> Match {
+        let is_untracked = self.is_untracked(rule, family, other);
+        let rule = &self.rules.rules[rule as usize];
+        Match::new(rule.slot, is_untracked, rule.on_revoke())
     }
 
     fn opening(&self, family: Family) -> Opening {
@@ -170,13 +150,13 @@ impl<'a> Side<'a> {
     pub(super) fn allows_everything(&self, set: SetId) -> bool {
         let mut columns: HashSet<u32> = HashSet::new();
         for rule in self.sets.rules(set) {
-            match self.columns.reach(*rule) {
+            match self.rules.columns.reach(*rule) {
                 Reach::Everything => return true,
                 Reach::Columns(reached) => columns.extend(reached),
             }
         }
         // All columns but the one of services that no rule names.
-        !self.columns.leave_gaps() && columns.len() + 1 == self.columns.count() as usize
+        !self.rules.columns.leave_gaps() && columns.len() + 1 == self.rules.columns.count() as usize
     }
 
     /// Writes the tables; says where they begin, and how many cells there are.
@@ -186,19 +166,19 @@ impl<'a> Side<'a> {
         other: &Side<'_>,
         size: &mut Size,
     ) -> Result<(Roots, u32), CompileError> {
-        let mut cells = Cells::new(self.columns.count());
+        let mut cells = Cells::new(self.rules.columns.count());
         let mut peers = Vec::new();
         for family in Family::ALL {
             peers.push(self.classes(family, other, &mut cells)?);
         }
         size.peer_classes += cells.classes();
-        size.service_classes += self.columns.count() as usize;
+        size.service_classes += self.rules.columns.count() as usize;
         let cells = cells.into_cells();
         let count = u32::try_from(cells.len()).unwrap_or(0);
         size.cells += cells.len();
         let cells = image.cells(&cells);
         let protocols: Vec<u32> = (0..=u8::MAX)
-            .map(|protocol| trie::write(image, &self.columns.of_protocol(protocol)).0)
+            .map(|protocol| trie::write(image, &self.rules.columns.of_protocol(protocol)).0)
             .collect();
         let root = |protocol: u8| Entry(protocols[usize::from(protocol)]);
         let roots = Roots {
@@ -242,8 +222,8 @@ impl<'a> Side<'a> {
         let mut seen = HashSet::new();
         let mut everything = 0;
         for rule in self.sets.rules(set) {
-            let word = self.rules[*rule as usize].to_match(family, other).word();
-            match self.columns.reach(*rule) {
+            let word = self.match_of(*rule, family, other).word();
+            match self.rules.columns.reach(*rule) {
                 // It decides whatever no rule before it does.
                 Reach::Everything => {
                     everything = word;
@@ -261,39 +241,4 @@ impl<'a> Side<'a> {
         row.sort_unstable();
         row
     }
-}
-
-fn rules_of_attachment<'a>(
-    policy: &'a Policy,
-    attachment: &Attachment,
-    slots: &Slots,
-    direction: Direction,
-) -> Vec<SideRule<'a>> {
-    let mut names = HashSet::new();
-    attachment
-        .groups
-        .iter()
-        .filter(|name| names.insert(name.as_str()))
-        .filter_map(|name| policy.groups.iter().find(|group| group.name == **name))
-        .flat_map(|group| group_rules(group).map(|(id, rule)| (id, rule, group.on_revoke)))
-        .filter(|(id, ..)| id.direction == direction)
-        .filter_map(|(id, rule, on_revoke)| {
-            Some(SideRule {
-                slot: *slots.get(&id)?,
-                id,
-                rule,
-                on_revoke,
-            })
-        })
-        .collect()
-}
-
-/// Whether a rule can match packets of `family`.
-fn matches_family(rule: &Rule, family: Family) -> bool {
-    // Sorted, IPv4 before IPv6.
-    let has_some = |prefixes: &[IpNet]| match family {
-        Family::V4 => matches!(prefixes.first(), Some(IpNet::V4(_))),
-        Family::V6 => matches!(prefixes.last(), Some(IpNet::V6(_))),
-    };
-    speaks_family(&rule.service, family) && rule.peers.iter().any(|peer| has_some(peer.prefixes()))
 }

@@ -51,6 +51,17 @@ impl Changes {
         self.lists.get(&list)
     }
 
+    /// The lists to which something was added that `is_wanted`.
+    pub(super) fn with_added(
+        &self,
+        is_wanted: impl Fn(&IpNet) -> bool,
+    ) -> impl Iterator<Item = ListId> {
+        let lists = self.lists.iter();
+        lists
+            .filter(move |(_, changes)| changes.added.iter().any(&is_wanted))
+            .map(|(list, _)| *list)
+    }
+
     pub(super) fn add(&mut self, list: ListId, prefix: IpNet) {
         let list = self.lists.entry(list).or_default();
         if !list.removed.remove(&prefix) {

@@ -10,7 +10,7 @@ mod changes;
 mod prefixes;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     sync::Arc,
 };
@@ -25,9 +25,9 @@ use self::{
     prefixes::{Extent, List},
 };
 use crate::{
-    compile::{Compiled, Openings},
+    compile::{Compiled, Near, Openings},
     dataplane::{manifest::Manifest, record::Record, store::Store},
-    policy::{AddressSet, Peer, Policy},
+    policy::{AddressSet, Peer, Policy, PrefixIndex},
 };
 
 const POLICY: &str = "policy.json";
@@ -107,7 +107,12 @@ pub struct Enforced {
     kept: Kept<Policy>,
     prefixes: Mmap,
     changes: Changes,
+    /// By [`Enforced::name`].
+    names: HashMap<String, ListId>,
 }
+
+/// Which lists have prefixes in the file near an address.
+pub struct Index(PrefixIndex);
 
 /// What changes in one list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -156,17 +161,22 @@ impl Enforced {
         let Some(text) = Record::read(directory, POLICY)? else {
             return Ok(None);
         };
-        let kept: Kept<Policy> = serde_json::from_slice(&text)?;
+        let mut kept: Kept<Policy> = serde_json::from_slice(&text)?;
+        let listed = lists(&kept.policy).cloned().collect();
+        share(&mut kept.policy, listed)?;
         let changes = match Record::read(directory, CHANGES)? {
             Some(text) => serde_json::from_slice(&text)?,
             None => Changes::none(kept.edited.clone()),
         };
-        let enforced = Self {
+        let mut enforced = Self {
             kept,
             prefixes: Record::map(directory, PREFIXES)?,
             changes,
+            names: HashMap::new(),
         };
         enforced.check()?;
+        let names = enforced.lists().map(|list| (enforced.name(list), list));
+        enforced.names = names.collect();
         Ok(Some(enforced))
     }
 
@@ -199,29 +209,52 @@ impl Enforced {
         self.with_prefixes(|list| self.prefixes(list))
     }
 
-    /// The policy as far as `regions` are concerned; `None` if there is too much
-    /// in them.
+    /// Which lists have prefixes where; of no use but to [`Enforced::near`].
     ///
     /// # Errors
     /// What is kept is damaged.
-    pub fn policy_within(&self, regions: &[IpNet]) -> Result<Option<Policy>> {
+    pub fn index(&self) -> Result<Index> {
+        let mut prefixes = Vec::new();
         for list in self.lists() {
+            let number = u32::try_from(list.0)?;
+            let stored = self.list(list)?.prefixes()?;
+            prefixes.extend(stored.into_iter().map(|prefix| (number, prefix)));
+        }
+        Ok(Index(PrefixIndex::new(prefixes)))
+    }
+
+    /// The lists that have something in `regions` or around them, and what they
+    /// say of them; `None` if that is too much. Without an index every list is
+    /// asked.
+    ///
+    /// # Errors
+    /// What is kept is damaged.
+    pub fn near(&self, index: Option<&Index>, regions: &[IpNet]) -> Result<Option<Vec<Near<'_>>>> {
+        let mut near = Vec::new();
+        let lists = match index {
+            Some(index) => self.lists_near(index, regions),
+            None => self.lists().collect(),
+        };
+        for list in lists {
             let stored = self.list(list)?;
             let within = regions.iter().map(|region| stored.count_within(region));
             if within.sum::<usize>() > MAX_WITHIN {
                 return Ok(None);
             }
+            near.push((self.set(list), self.prefixes_within(list, regions)?));
         }
-        let mut policy = self.with_prefixes(|list| self.prefixes_within(list, regions))?;
-        let concerns = |prefix: &IpNet| {
-            let meets = |region: &IpNet| region.contains(prefix) || prefix.contains(region);
-            regions.iter().any(meets)
+        Ok(Some(near))
+    }
+
+    /// The lists that may have something there.
+    fn lists_near(&self, index: &Index, regions: &[IpNet]) -> BTreeSet<ListId> {
+        let stored = regions.iter().flat_map(|region| index.0.near(region));
+        let stored = stored.map(|number| ListId(number as usize));
+        let meets = |prefix: &IpNet| {
+            let mut regions = regions.iter();
+            regions.any(|region| region.contains(prefix) || prefix.contains(region))
         };
-        for rule in rules_mut(&mut policy) {
-            rule.peers
-                .retain(|peer| !matches!(peer, Peer::Prefix(prefix) if !concerns(prefix)));
-        }
-        Ok(Some(policy))
+        stored.chain(self.changes.with_added(meets)).collect()
     }
 
     fn with_prefixes(&self, prefixes: impl Fn(ListId) -> Result<Vec<IpNet>>) -> Result<Policy> {
@@ -252,29 +285,22 @@ impl Enforced {
             Some(_) => name.to_owned(),
             None => format!("set:{name}"),
         };
-        let is_wanted = |(number, list): (usize, &Arc<AddressSet>)| {
-            wanted.strip_prefix(self.kind(ListId(number))) == Some(&format!(":{}", list.name))
-        };
-        lists(&self.kept.policy)
-            .enumerate()
-            .position(is_wanted)
-            .map(ListId)
-            .with_context(|| {
-                let names: Vec<String> = self
-                    .lists()
-                    .take(self.kept.policy.sets.len())
-                    .map(|list| format!("`{}`", self.set(list).name))
-                    .collect();
-                let names = if names.is_empty() {
-                    "none".to_owned()
-                } else {
-                    names.join(", ")
-                };
-                format!(
-                    "`{name}` is no set of the rules in force; there are {names} \
+        self.names.get(&wanted).copied().with_context(|| {
+            let names: Vec<String> = self
+                .lists()
+                .take(self.kept.policy.sets.len())
+                .map(|list| format!("`{}`", self.set(list).name))
+                .collect();
+            let names = if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            };
+            format!(
+                "`{name}` is no set of the rules in force; there are {names} \
                      (and `group:NAME` for the members of a group)"
-                )
-            })
+            )
+        })
     }
 
     /// The name of a list, as a rule refers to it.
@@ -296,8 +322,9 @@ impl Enforced {
     /// # Panics
     /// If the list is of another policy.
     #[must_use]
-    pub fn set(&self, list: ListId) -> &AddressSet {
-        list.of(&self.kept.policy).expect("a list of this policy")
+    pub fn set(&self, list: ListId) -> &Arc<AddressSet> {
+        let list = lists(&self.kept.policy).nth(list.0);
+        list.expect("a list of this policy")
     }
 
     /// The lists that are no longer what the rule file says.

@@ -19,6 +19,7 @@ mod name;
 mod peer;
 mod places;
 mod prefix;
+mod prefix_index;
 mod reader;
 mod report;
 mod rule;
@@ -48,6 +49,7 @@ pub use self::{
     lint::{Lint, SessionPlace},
     model::*,
     name::MAX_NAME,
+    prefix_index::PrefixIndex,
     rule::{MAX_RESOLVED_PREFIXES, MAX_RULES},
     schema::schema,
     set::MAX_SET_PREFIXES,

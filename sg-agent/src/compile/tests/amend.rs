@@ -3,30 +3,77 @@
 
 use super::*;
 
-/// The policy with other prefixes in its sets.
-fn with_sets(policy: &Policy, prefixes: &[IpNet]) -> Policy {
+/// The policy with other prefixes in its sets, which its rules name in turn.
+fn with_sets(policy: &Policy, contents: &[Vec<IpNet>]) -> Policy {
     let mut policy = policy.clone();
-    let set = Arc::new(AddressSet::new("shared", None, prefixes.to_vec()));
+    let set = |prefixes: &Vec<IpNet>| Arc::new(AddressSet::new("shared", None, prefixes.clone()));
+    policy.sets = contents.iter().map(set).collect();
     for group in &mut policy.groups {
         let rules = group.inbound.iter_mut().chain(&mut group.outbound);
-        for peer in rules.flat_map(|rule| &mut rule.peers) {
-            if let Peer::Set(shared) = peer {
-                *shared = Arc::clone(&set);
+        for (number, rule) in rules.enumerate() {
+            for peer in &mut rule.peers {
+                if let Peer::Set(shared) = peer {
+                    *shared = Arc::clone(&policy.sets[number % policy.sets.len()]);
+                }
             }
         }
     }
     policy
 }
 
-/// What differs between two lists, as [`amend`] wants it.
-fn regions(before: &[IpNet], after: &[IpNet]) -> Vec<IpNet> {
+/// Tables that are amended, and what is kept for that.
+struct Live {
+    /// The policy that the tables were compiled from.
+    policy: Policy,
+    standing: Standing,
+    tables: Compiled,
+}
+
+impl Live {
+    fn new(policy: &Policy) -> Self {
+        let slots = assign_slots(policy, &Slots::new()).expect("slots");
+        let tables = compiled(policy);
+        let attachment = &policy.attachments[0];
+        let standing = Standing::new(policy, attachment, &slots, &tables.openings);
+        Self {
+            standing: standing.expect("no limit is passed"),
+            policy: policy.clone(),
+            tables,
+        }
+    }
+
+    /// What `after` changes, of which no more is told than has to be.
+    fn amendment(&self, after: &Policy, regions: &[IpNet]) -> Option<Amendment> {
+        let meets = |prefix: &&IpNet| {
+            let mut regions = regions.iter();
+            regions.any(|region| region.contains(*prefix) || prefix.contains(region))
+        };
+        let near = self
+            .policy
+            .sets
+            .iter()
+            .zip(&after.sets)
+            .map(|(set, after)| {
+                let prefixes: Vec<IpNet> = after.prefixes.iter().filter(meets).copied().collect();
+                (set, prefixes)
+            });
+        let near: Vec<_> = near.filter(|(_, prefixes)| !prefixes.is_empty()).collect();
+        let amendment = self.standing.amend(&near, regions, &self.tables.words);
+        amendment.expect("no limit is passed")
+    }
+}
+
+/// What differs between the sets, as [`Standing::amend`] wants it.
+fn regions(before: &[Vec<IpNet>], after: &[Vec<IpNet>]) -> Vec<IpNet> {
     let only = |a: &[IpNet], b: &[IpNet]| -> Vec<IpNet> {
         a.iter()
             .filter(|prefix| !b.contains(prefix))
             .copied()
             .collect()
     };
-    IpNet::aggregate(&[only(before, after), only(after, before)].concat())
+    let pairs = before.iter().zip(after);
+    let differing = pairs.flat_map(|(a, b)| [only(a, b), only(b, a)].concat());
+    IpNet::aggregate(&differing.collect())
 }
 
 /// A question and its answer.
@@ -98,12 +145,9 @@ fn write(
     words.len()
 }
 
-/// Changes the sets of `live` in place, or compiles anew where it must be; says
-/// whether it was done in place.
-fn change(live: &mut Compiled, before: &Policy, after: &Policy, regions: &[IpNet]) -> bool {
-    let slots = assign_slots(after, &Slots::new()).expect("slots");
-    let attachment = &after.attachments[0];
-    let whole = compile(after, attachment, &slots).expect("compiles");
+/// Changes the sets of `live` in place, or compiles anew where it must be.
+fn change(live: &mut Live, before: &Policy, after: &Policy, regions: &[IpNet]) {
+    let whole = compiled(after);
     let rules = |policy: &Policy| {
         [
             policy.groups[0].inbound.clone(),
@@ -120,18 +164,11 @@ fn change(live: &mut Compiled, before: &Policy, after: &Policy, regions: &[IpNet
         regions,
     );
     let expected = answers(&whole, &probes);
-    let amendment = amend(
-        after,
-        attachment,
-        &slots,
-        &live.openings,
-        regions,
-        &live.words,
-    );
-    let Some(amendment) = amendment.expect("no limit is passed") else {
-        *live = whole;
-        return false;
+    let Some(amendment) = live.amendment(after, regions) else {
+        *live = Live::new(after);
+        return;
     };
+    let live = &mut live.tables;
     write(live, &amendment, &probes, &expected);
     for (probe, (found, expected)) in probes
         .iter()
@@ -145,7 +182,6 @@ fn change(live: &mut Compiled, before: &Policy, after: &Policy, regions: &[IpNet
         whole.openings.map(|side| side.map(is_open)),
         "what is open for everybody changes only by a compile"
     );
-    true
 }
 
 proptest! {
@@ -156,17 +192,22 @@ proptest! {
     fn amended_tables_equal_compiled_ones(
         inbound in any_rules(),
         outbound in any_rules(),
-        contents in proptest::collection::vec(proptest::collection::vec(any_prefix(), 0..6), 2..6),
+        contents in proptest::collection::vec(any_sets(), 2..6),
     ) {
         let policy = policy(inbound, outbound);
         let mut before = with_sets(&policy, &contents[0]);
-        let mut live = compiled(&before);
+        let mut live = Live::new(&before);
         for pair in contents.windows(2) {
             let after = with_sets(&policy, &pair[1]);
             change(&mut live, &before, &after, &regions(&pair[0], &pair[1]));
             before = after;
         }
     }
+}
+
+/// What three sets hold.
+fn any_sets() -> impl Strategy<Value = Vec<Vec<IpNet>>> {
+    proptest::collection::vec(proptest::collection::vec(any_prefix(), 0..6), 3)
 }
 
 /// One prefix after the other, in and out of tables with every kind of node.
@@ -187,9 +228,7 @@ fn every_kind_of_node_can_be_changed() {
     ));
     let policy = policy(rules, Vec::new());
     let mut now = kept.to_vec();
-    let before = with_sets(&policy, &now);
-    let mut live = compiled(&before);
-    let slots = assign_slots(&policy, &Slots::new()).expect("slots");
+    let mut live = Live::new(&with_sets(&policy, std::slice::from_ref(&now)));
     let (mut in_place, mut words) = (0, 0);
     let wide = [
         "10.0.0.0/13",
@@ -210,16 +249,9 @@ fn every_kind_of_node_can_be_changed() {
             Some(place) => drop(now.remove(place)),
             None => now.push(*prefix),
         }
-        let after = with_sets(&policy, &now);
-        let amended = amend(
-            &after,
-            &after.attachments[0],
-            &slots,
-            &live.openings,
-            &[*prefix],
-            &live.words,
-        );
-        let whole = compile(&after, &after.attachments[0], &slots).expect("compiles");
+        let after = with_sets(&policy, std::slice::from_ref(&now));
+        let amended = live.amendment(&after, &[*prefix]);
+        let whole = compiled(&after);
         let near = rule("near", Service::All, &[*prefix]);
         let everybody = rule("all", Service::All, &now);
         let service = |selector| classify::Service {
@@ -233,14 +265,14 @@ fn every_kind_of_node_can_be_changed() {
             .flat_map(|peer| [80, 22].map(|port| (Direction::Inbound, peer, service(port))))
             .collect();
         let expected = answers(&whole, &probes);
-        match amended.expect("no limit is passed") {
+        match amended {
             Some(amendment) => {
-                words += write(&mut live, &amendment, &probes, &expected);
+                words += write(&mut live.tables, &amendment, &probes, &expected);
                 in_place += 1;
             }
-            None => live = whole,
+            None => live = Live::new(&after),
         }
-        let found = answers(&live, &probes);
+        let found = answers(&live.tables, &probes);
         for (index, probe) in probes.iter().enumerate() {
             assert_eq!(found[index], expected[index], "{prefix}: {probe:?}");
         }
@@ -263,23 +295,13 @@ fn what_changes_tracking_is_compiled() {
         vec![rule("in", Service::All, &[prefix("10.0.0.0/8")])],
         rules,
     );
-    let slots = assign_slots(&policy, &Slots::new()).expect("slots");
     let halves = ["0.0.0.0/1", "128.0.0.0/1"].map(prefix);
     let amended = |before: &[IpNet], after: &[IpNet]| {
-        let live = compiled(&with_sets(&policy, before));
-        let after_policy = with_sets(&policy, after);
-        let attachment = &after_policy.attachments[0];
-        let regions = regions(before, after);
-        amend(
-            &after_policy,
-            attachment,
-            &slots,
-            &live.openings,
-            &regions,
-            &live.words,
-        )
-        .expect("no limit is passed")
-        .is_some()
+        let [before, after] = [before, after].map(|one| [one.to_vec()]);
+        let live = Live::new(&with_sets(&policy, &before));
+        let regions = regions(&before, &after);
+        live.amendment(&with_sets(&policy, &after), &regions)
+            .is_some()
     };
     assert!(!amended(&halves[..1], &halves), "now all outbound is open");
     assert!(!amended(&halves, &halves[1..]), "now it is not any more");
