@@ -5,7 +5,7 @@ use super::{
     figure::{Figure, markdown, short},
     load, memory,
     packets::Family,
-    per_packet, prefixes, replay, shapes,
+    per_packet, prefixes, replay, sets, shapes,
     subject::Measure,
 };
 
@@ -95,7 +95,9 @@ fn bars() -> Vec<Bar> {
     let apply = |shape| (load::MEASURE, load::first(shape));
     let maps = |shape| (memory::MAPS, memory::ours(shape));
     let (one, full) = (per_packet::ONE_RULE, per_packet::FULL);
+    let change = |shape| (sets::MEASURE, sets::one_prefix(shape));
     let (table, hosts) = (shapes::ROUTING_TABLE, shapes::SCATTERED);
+    let apart = shapes::ADVERSARIAL;
     let (ten, many) = (load::TEN_RULES, load::MANY_RULES);
     #[rustfmt::skip]
     let bars = vec![
@@ -113,6 +115,9 @@ fn bars() -> Vec<Bar> {
         Bar::new("apply 1M hosts", apply(hosts), Median, 1.0),
         Bar::new("apply 1M hosts", apply(hosts), Ratio, 0.2),
         Bar::new("apply 10,000 rules", apply(many), Median, 0.5),
+        Bar::new("one prefix of 1M", change(table), Median, 1.0),
+        Bar::new("one host of 1M", change(hosts), Median, 1.0),
+        Bar::new("one prefix of 1M, adversarial", change(apart), Median, 1.0),
         Bar::new("replay 100,000 packets", (replay::MEASURE, replay::JSON.to_owned()), Median, 2.0),
         Bar::new("check 10,000 rules, 1M lines", (check::TIME, check::SUBJECT.to_owned()), Median, 1.5),
         Bar::new("check 10,000 rules, 1M lines", (check::PEAK, check::SUBJECT.to_owned()), Median, 300.0),

@@ -76,7 +76,7 @@ pub(super) const ROUTING_TABLE: &str = "routing table";
 /// See [`ROUTING_TABLE`].
 pub(super) const SCATTERED: &str = "scattered hosts";
 /// See [`ROUTING_TABLE`].
-const ADVERSARIAL: &str = "adversarial";
+pub(super) const ADVERSARIAL: &str = "adversarial";
 
 impl Shape {
     /// The three shapes of many prefixes.
