@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
+    thread,
     time::{Duration, SystemTime},
 };
 
@@ -16,7 +17,7 @@ use super::{
     attach::{self, Program},
     counters,
     interfaces::{self, Interface},
-    manifest::{AttachmentRecord, HookRecord, LinkLayer, Manifest, Place, RuleRecord},
+    manifest::{AttachmentRecord, HookRecord, Manifest, Place, RuleRecord},
     object::{self, Instance, Shared},
     record::Record,
     seed::{self, Seed},
@@ -236,6 +237,10 @@ impl Transaction<'_> {
                 }
             }
         }
+        self.load_programs(&plans)?;
+        for plan in &mut plans {
+            plan.hook.program = self.load_program(plan.zone, &plan.hook)?;
+        }
         let planned = |zone: u16| {
             plans
                 .iter()
@@ -272,7 +277,8 @@ impl Transaction<'_> {
         Ok(manifest)
     }
 
-    /// Decides where a hook will be, and loads its program for the best place.
+    /// Decides where a hook will be: at the best place. Its program is not
+    /// loaded yet.
     fn plan(
         &mut self,
         attachment: &AttachmentRequest<'_>,
@@ -306,7 +312,7 @@ impl Transaction<'_> {
             direction,
             place,
             layer,
-            program: self.load_program(attachment.zone, direction, place, layer)?,
+            program: 0,
         };
         Ok(Plan {
             zone: attachment.zone,
@@ -393,15 +399,29 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Loads and pins a program, once, and returns its number in the kernel.
-    fn load_program(
-        &mut self,
-        zone: u16,
-        direction: Direction,
-        place: Place,
-        layer: LinkLayer,
-    ) -> Result<u32> {
-        let name = attach::program_name(direction, place, layer);
+    /// Has the verifier check the programs that the plans need, as many at a
+    /// time as there are CPUs: it takes most of the time of a small load.
+    fn load_programs(&mut self, plans: &[Plan]) -> Result<()> {
+        let wanted: BTreeSet<(u16, &str)> = plans
+            .iter()
+            .map(|plan| (plan.zone, plan.hook.program_name()))
+            .collect();
+        let instances = self.loaded.iter_mut();
+        let programs = instances.flat_map(|(zone, ebpf)| {
+            let programs = ebpf.programs_mut();
+            programs.filter(|(name, _)| wanted.contains(&(*zone, name)))
+        });
+        let mut programs: Vec<_> = programs.collect();
+        let at_once = thread::available_parallelism()?.get();
+        programs
+            .chunks_mut(at_once)
+            .try_for_each(object::load_together)
+    }
+
+    /// Loads and pins the program of a hook, once, and returns its number in
+    /// the kernel.
+    fn load_program(&mut self, zone: u16, hook: &HookRecord) -> Result<u32> {
+        let name = hook.program_name();
         let pin = program_pin(self.store, self.generation, zone, name);
         let fresh = !pin.exists();
         let context = || format!("pinning `{}`", pin.display());
@@ -483,12 +503,11 @@ impl Transaction<'_> {
     ) -> Result<(u16, HookRecord)> {
         let mut refusals = Vec::new();
         for place in places {
-            let program_id = self.load_program(zone, wanted.direction, *place, wanted.layer)?;
-            let hook = HookRecord {
+            let mut hook = HookRecord {
                 place: *place,
-                program: program_id,
                 ..wanted.clone()
             };
+            hook.program = self.load_program(zone, &hook)?;
             let store = self.store;
             let mut program = self.program(zone, hook.program_name())?;
             match attach::attach(store, &mut program, &hook) {

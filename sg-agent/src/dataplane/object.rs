@@ -5,14 +5,16 @@ use std::{
     fmt,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     os::fd::AsFd as _,
+    panic::resume_unwind,
     path::Path,
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapInfo, MapType},
-    programs::{SchedClassifier, Xdp},
+    programs::{Program, SchedClassifier, Xdp},
 };
 use aya_obj::generated::bpf_insn;
 use memchr::memmem;
@@ -385,35 +387,58 @@ fn fill(ebpf: &Ebpf, instance: &Instance<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Has the verifier check the XDP program and loads it.
+/// Has the verifier check programs, each on a thread of its own.
+///
+/// # Errors
+/// The verifier's complaint about one of them.
+pub fn load_together(programs: &mut [(&str, &mut Program)]) -> Result<()> {
+    thread::scope(|scope| {
+        let load = |(name, program): &mut (&str, &mut Program)| verify(name, program);
+        let threads: Vec<_> = programs
+            .iter_mut()
+            .map(|program| scope.spawn(move || load(program)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            // Each is waited for.
+            .fold(Ok(()), Result::and)
+    })
+}
+
+/// Has the verifier check a program and loads it, if it is not.
+fn verify(name: &str, program: &mut Program) -> Result<()> {
+    if program.fd().is_ok() {
+        return Ok(());
+    }
+    let loaded = match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        _ => bail!("`{name}` is of another type"),
+    };
+    loaded.with_context(|| format!("loading `{name}`"))
+}
+
+/// The XDP program, checked by the verifier and loaded.
 ///
 /// # Errors
 /// The verifier's complaint.
 pub fn load_xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
-    let program: &mut Xdp = ebpf
-        .program_mut(XDP)
-        .context("no such program")?
-        .try_into()?;
-    if program.fd().is_err() {
-        program.load().with_context(|| format!("loading `{XDP}`"))?;
-    }
-    Ok(program)
+    Ok(load_named(ebpf, XDP)?.try_into()?)
 }
 
-/// Has the verifier check a tc program and loads it.
+/// A tc program, checked by the verifier and loaded.
 ///
 /// # Errors
 /// The verifier's complaint.
 pub fn load_tc<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(name)
-        .with_context(|| format!("no program `{name}`"))?
-        .try_into()?;
-    if program.fd().is_err() {
-        program
-            .load()
-            .with_context(|| format!("loading `{name}`"))?;
-    }
+    Ok(load_named(ebpf, name)?.try_into()?)
+}
+
+fn load_named<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    let program = ebpf.program_mut(name);
+    let program = program.with_context(|| format!("no program `{name}`"))?;
+    verify(name, program)?;
     Ok(program)
 }
 
