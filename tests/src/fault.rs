@@ -1,5 +1,5 @@
 //! Makes chosen system calls of a program fail, as a kernel without memory or
-//! room would.
+//! room would, or kills it in one.
 //!
 //! The program runs under a seccomp filter that asks this process about each
 //! of them, and waits for the answer (`seccomp_unotify(2)`). Whatever is asked
@@ -42,6 +42,8 @@ pub enum Answer {
     Proceed,
     /// It is not done, and this is why.
     Fail(Errno),
+    /// It is not done, and the program is killed (SIGKILL).
+    Kill,
 }
 
 /// A program that has ended.
@@ -222,7 +224,12 @@ impl Watched {
             }
             None => Answer::Proceed,
         };
-        respond(&self.listener, asked.id, verdict)
+        let error = match verdict {
+            Answer::Proceed => None,
+            Answer::Fail(errno) => Some(errno),
+            Answer::Kill => return Ok(self.child.kill()?),
+        };
+        respond(&self.listener, asked.id, error)
     }
 
     /// What a call is called; `None` if it is none that can fail for want of
@@ -425,17 +432,15 @@ fn receive(listener: &OwnedFd) -> io::Result<Option<libc::seccomp_notif>> {
     }
 }
 
-fn respond(listener: &OwnedFd, id: u64, answer: Answer) -> Result<()> {
+/// Has the kernel do the call, or say why it does not.
+fn respond(listener: &OwnedFd, id: u64, error: Option<Errno>) -> Result<()> {
     let response = libc::seccomp_notif_resp {
         id,
         val: 0,
-        error: match answer {
-            Answer::Proceed => 0,
-            Answer::Fail(errno) => -(errno as i32),
-        },
-        flags: match answer {
-            Answer::Proceed => u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE)?,
-            Answer::Fail(_) => 0,
+        error: error.map_or(0, |errno| -(errno as i32)),
+        flags: match error {
+            None => u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE)?,
+            Some(_) => 0,
         },
     };
     // SAFETY: the kernel reads one `seccomp_notif_resp`, which `response` is.

@@ -1,8 +1,10 @@
 //! Sets that change under traffic, without a new generation.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     net::{IpAddr, SocketAddr, UdpSocket},
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -15,6 +17,7 @@ use sg_tests::{
     agent::Agent,
     client,
     echo::Echo,
+    fault::{self, Answer},
     netns::{Netns, patience, veth, wait_until},
     reload::Reloader,
     topology::{HOST, INTERFACE, INTERNET, Topology},
@@ -232,42 +235,60 @@ fn beside_the_daemon() -> Result<()> {
     Ok(())
 }
 
-/// A writer that is killed in the middle leaves the old tables or the new ones,
-/// or what the next change repairs: then tables and list agree.
-#[test]
-fn b26_a_writer_that_dies() -> Result<()> {
-    /// Longer than a change takes, so that some end before they are killed.
-    const LONGEST: Duration = Duration::from_millis(60);
-    let deaths: u32 = if env::var_os("SG_TEST_VM").is_some() {
+/// A writer that is killed in any one of its calls leaves the old tables or the
+/// new ones, and the next change of anything brings tables and list together.
+fn a_writer_dies(verb: &str, undo: &str) -> Result<()> {
+    let stride = if env::var_os("SG_TEST_VM").is_some() {
         4
     } else {
-        10
+        1
     };
     let lab = Topology::new()?;
     let _server = Echo::udp(&lab.host, PORT)?;
     let agent = Agent::new(&lab.host)?;
     agent.apply(&rules(STRANGERS, ""))?;
     let [v4, v6] = internet();
-    let mut changed = 0;
-    for death in 0..deaths {
-        let verb = ["add", "remove"][usize::from(death % 2 == 1)];
-        let mut writer = agent.spawn(&["set", verb, "friends", &v4, &v6])?;
-        thread::sleep(LONGEST * death / deaths);
-        writer.signal(Signal::SIGKILL)?;
-        writer.wait(SOON)?;
-        // Any change, of something else.
-        let other = format!("10.97.{death}.0/24");
-        agent.run(&["set", "add", "friends", &other])?;
+    let mut made = BTreeSet::new();
+    for index in (0..).step_by(stride) {
+        agent.run(&["set", undo, "friends", &v4, &v6])?;
+        let mut killed = None;
+        let mut command = Command::new(agent.binary());
+        command.args(["set", verb, "friends", &v4, &v6]);
+        fault::run(&lab.host, &mut command, |call| {
+            if call.index != index {
+                return Ok(Answer::Proceed);
+            }
+            killed = Some(call.name.clone());
+            Ok(Answer::Kill)
+        })?;
+        let left = echoes(&lab)?;
+        ensure!([[0, 0], [3, 3]].contains(&left), "{killed:?}: {left:?}");
+
+        agent.run(&["set", "add", "friends", &format!("10.97.{index}.0/24")])?;
         let listed = agent.run(&["set", "list", "friends"])?;
         let is_in = [&v4, &v6].map(|peer| listed.contains(&format!("{peer}/")));
-        assert_eq!(is_in[0], is_in[1], "all of a change or none: {listed}");
         let expected = is_in.map(|is_in| if is_in { 3 } else { 0 });
-        assert_eq!(echoes(&lab)?, expected, "death {death}: {listed}");
-        changed += u32::from(is_in[0] == (verb == "add"));
+        assert_eq!(echoes(&lab)?, expected, "{index}, {killed:?}: {listed}");
+        assert_eq!(is_in[0], is_in[1], "all of a change or none: {listed}");
+        made.insert(is_in[0] == (verb == "add"));
+        if killed.is_none() {
+            println!("{verb}: killed in every of {index} calls, by {stride}");
+            break;
+        }
     }
+    assert_eq!(made.len(), 2, "some changes were made and some were not");
     assert_eq!(agent.generation(), Some(1), "all of it in place");
-    println!("{changed} of {deaths} changes were made");
     Ok(())
+}
+
+#[test]
+fn b26_a_writer_that_dies_adding() -> Result<()> {
+    a_writer_dies("add", "remove")
+}
+
+#[test]
+fn b26_a_writer_that_dies_removing() -> Result<()> {
+    a_writer_dies("remove", "add")
 }
 
 /// Who is always in the set, who comes and goes, and who never is.
