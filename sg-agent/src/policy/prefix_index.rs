@@ -39,8 +39,7 @@ impl PrefixIndex {
             part.starts.push((start(&prefix), owner));
         }
         for part in [&mut index.v4, &mut index.v6] {
-            // What one owner has comes sorted, and this sort takes advantage.
-            part.starts.sort();
+            part.starts.sort_unstable();
             part.starts.dedup();
             part.starts.shrink_to_fit();
         }
