@@ -27,10 +27,10 @@ fn main() -> Result<()> {
         .to_owned()
     });
     if toolchain == LINKED {
-        // aya-ebpf has one `#![feature]`. Naming just that crate also keeps
+        // Both have one `#![feature]`. Naming just these crates also keeps
         // aya-build from asking for build-std, which needs rust-src.
         // SAFETY: a build script's only thread so far.
-        unsafe { env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf") };
+        unsafe { env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf,sg_ebpf") };
     }
     let package = Package {
         name: "sg-ebpf",

@@ -195,8 +195,8 @@ enum Found {
 
 /// What one of the openers' tables say.
 enum Looked<E> {
-    /// An entry of a live flow.
-    Live(E, Stage),
+    /// An entry of a live flow, and for how long it will surely live.
+    Live(E, Stage, Life),
     /// See [`Found::Ended`].
     Ended,
     /// Neither.
@@ -324,7 +324,7 @@ impl<'a, A: Address> Query<'a, A> {
             entry = self.look_up(kernel, Opener::Peer);
         }
         match entry {
-            Looked::Live(entry, stage) => self.follow(kernel, opener, stage, &entry),
+            Looked::Live(entry, stage, life) => self.follow(kernel, opener, stage, life, &entry),
             Looked::Ended => Ok(Found::Ended),
             Looked::Nothing if ended => Ok(Found::Ended),
             Looked::Nothing => Ok(Found::None),
@@ -353,7 +353,9 @@ impl<'a, A: Address> Query<'a, A> {
     /// if it had come before the flow.
     #[inline(always)]
     fn entry<K: Host<A>>(&self, kernel: &K, opener: Opener) -> Option<(K::Entry, Stage)> {
-        if let Some(entry) = kernel.find(opener, Stage::Established, &self.key) {
+        if let Some(entry) = kernel.find(opener, Stage::Established, &self.key)
+            && !entry.is_gone()
+        {
             return Some((entry, Stage::Established));
         }
         let entry = kernel.find(opener, Stage::Opening, &self.key)?;
@@ -367,14 +369,13 @@ impl<'a, A: Address> Query<'a, A> {
             return Looked::Nothing;
         };
         let before = entry.state();
-        let idle_ns = kernel.now_ns().saturating_sub(entry.last_seen_ns());
-        if !is_live(kernel, before, idle_ns, || kernel.occupancy(opener)) {
-            return Looked::Nothing;
+        let occupancy = || kernel.occupancy(opener);
+        let now_ns = kernel.now_ns();
+        match life(kernel, before, entry.last_seen_ns(), now_ns, occupancy) {
+            Life::Over => Looked::Nothing,
+            _ if before.is_ended_for(self.transport) => Looked::Ended,
+            life => Looked::Live(entry, stage, life),
         }
-        if before.is_ended_for(self.transport) {
-            return Looked::Ended;
-        }
-        Looked::Live(entry, stage)
     }
 
     /// A packet of a live flow: what it changes, and whether it passes.
@@ -384,6 +385,7 @@ impl<'a, A: Address> Query<'a, A> {
         kernel: &K,
         opener: Opener,
         stage: Stage,
+        life: Life,
         entry: &K::Entry,
     ) -> Step<Found> {
         let mut rule = entry.rule();
@@ -398,6 +400,10 @@ impl<'a, A: Address> Query<'a, A> {
             if !self.is_reset() {
                 entry.set_rule(rule, self.revision);
             }
+        }
+        if life == Life::Short && !entry.refresh(kernel.now_ns()) {
+            // It expired between look-up and now: the packet has come too late.
+            return Ok(Found::None);
         }
         let end = self.end_of(opener);
         entry.touch(kernel.now_ns(), end, self.size);
@@ -443,7 +449,7 @@ impl<'a, A: Address> Query<'a, A> {
         if !self.can_belong_to(opener) {
             return Ok(false);
         }
-        let Looked::Live(entry, _) = self.look_up(kernel, opener) else {
+        let Looked::Live(entry, ..) = self.look_up(kernel, opener) else {
             return Ok(false);
         };
         Ok(entry.revision() == self.revision
@@ -571,20 +577,22 @@ impl<'a, A: Address> Query<'a, A> {
             entry.set_state(entry.state().replaced());
         }
         if let Some((entry, _)) = self.entry(kernel, self.sender) {
-            let is_new = !self.began_just_now(&entry, &flow);
-            if is_new {
-                entry.reopen(&flow);
-            } else {
+            if self.began_just_now(&entry, &flow) {
                 entry.touch(flow.last_seen_ns, End::Opener, self.size);
+                return Verdict::rule(rule.slot(), FlowKind::New, false);
             }
-            return Verdict::rule(rule.slot(), FlowKind::New, is_new);
+            if entry.reopen(&flow) {
+                return Verdict::rule(rule.slot(), FlowKind::New, true);
+            }
         }
         if self.sender == Opener::Host {
             kernel.opens_from(self.key.local_port_be);
         }
         // What the host takes for a connection is one. A peer has to prove it.
         let stage = match (first, self.sender) {
-            (State::TcpEstablished, Opener::Host) => Stage::Established,
+            (State::TcpEstablished, Opener::Host) if !self.is_being_removed(kernel) => {
+                Stage::Established
+            }
             _ => Stage::Opening,
         };
         match kernel.insert(self.sender, stage, &self.key, &flow) {
@@ -598,6 +606,14 @@ impl<'a, A: Address> Query<'a, A> {
 }
 
 impl<A: Address> Query<'_, A> {
+    /// Whether the sender's established flow is still there, but gone.
+    #[inline(always)]
+    fn is_being_removed<K: Host<A>>(&self, kernel: &K) -> bool {
+        kernel
+            .find(self.sender, Stage::Established, &self.key)
+            .is_some_and(|entry| entry.is_gone())
+    }
+
     /// Whether another CPU was faster with this very flow: its entry was not
     /// there a moment ago.
     #[inline(always)]
@@ -621,23 +637,46 @@ enum Beginning {
     Refused,
 }
 
-/// Whether the time of a flow is not over. This is judged here, at look-up;
+/// How much of the time of a flow is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// None, or it is being removed.
+    Over,
+    /// Some, but it may be over for who asks next: the time goes on, and the
+    /// table gets fuller.
+    Short,
+    /// At least a sixteenth of its time-out, whatever happens: 62 ms where a
+    /// second is the shortest time-out. A program that refreshes the flow does
+    /// not stand still for so long in between.
+    Long,
+}
+
+/// How much of the time of a flow is left. This is judged here, at look-up;
 /// collecting only reclaims memory. How full the flow's table is matters only
 /// for one that has been idle for a while.
 #[must_use]
 #[inline(always)]
-pub fn is_live<K: Kernel>(
+pub fn life<K: Kernel>(
     kernel: &K,
     state: FlowState,
-    idle_ns: u64,
+    last_seen_ns: u64,
+    now_ns: u64,
     occupancy: impl FnOnce() -> Occupancy,
-) -> bool {
+) -> Life {
     let Some(state) = state.state() else {
-        return false;
+        return Life::Over;
     };
-    let timeout_ns = kernel.timeout_ns(state);
-    match Occupancy::regardless(idle_ns, timeout_ns) {
-        Some(expired) => !expired,
-        None => !occupancy().expires(idle_ns, timeout_ns),
+    if last_seen_ns == Flow::GONE {
+        return Life::Over;
     }
+    let idle_ns = now_ns.saturating_sub(last_seen_ns);
+    let timeout_ns = kernel.timeout_ns(state);
+    if Occupancy::is_far_from_expiry(idle_ns, timeout_ns) {
+        return Life::Long;
+    }
+    let expired = match Occupancy::regardless(idle_ns, timeout_ns) {
+        Some(expired) => expired,
+        None => occupancy().expires(idle_ns, timeout_ns),
+    };
+    if expired { Life::Over } else { Life::Short }
 }

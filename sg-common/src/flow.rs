@@ -121,7 +121,7 @@ impl From<Size> for Traffic {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Flow {
-    /// Coarse monotonic time of the last packet.
+    /// Coarse monotonic time of the last packet, or [`Flow::GONE`].
     pub last_seen_ns: u64,
     /// A [`FlowState`].
     pub state: u32,
@@ -146,6 +146,24 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// What [`Flow::last_seen_ns`] says of an entry that is being removed.
+    ///
+    /// Who removes an expired entry first puts this in the place of the time by
+    /// which it is expired, in one step (compare and exchange), and only who did
+    /// so removes it. A packet that begins another flow in its place, or comes
+    /// when it is about to expire, replaces the same word in the same way. So
+    /// one of them is first: either the entry is not expired any more, and
+    /// stays; or it is gone for every packet, and nothing is written into it
+    /// that anybody will look for.
+    pub const GONE: u64 = u64::MAX;
+
+    /// Whether it is being removed.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_gone(&self) -> bool {
+        self.last_seen_ns == Self::GONE
+    }
+
     /// A flow that opens now, with a packet of this size.
     #[must_use]
     #[inline(always)]
@@ -265,7 +283,12 @@ pub trait FlowEntry {
     fn revision(&self) -> u32;
     /// See [`Flow::connection`].
     fn connection(&self) -> Connection;
-    /// A packet of this size from this end was seen now.
+    /// A packet is seen now, of a flow that may be expired for somebody who asks
+    /// a little later. Whether it is kept; if not, it is being removed (see
+    /// [`Flow::GONE`]).
+    fn refresh(&self, now_ns: u64) -> bool;
+    /// A packet of this size from this end was seen now. A plain write: an entry
+    /// that may expire meanwhile is refreshed before.
     fn touch(&self, now_ns: u64, end: End, size: Size);
     /// The state or a sequence number changed.
     fn set_connection(&self, connection: &Connection);
@@ -273,8 +296,14 @@ pub trait FlowEntry {
     fn set_state(&self, state: FlowState);
     /// The tables of `revision` allow it, by this rule (see [`Flow::rule`]).
     fn set_rule(&self, rule: u32, revision: u32);
-    /// Another flow with the same key begins.
-    fn reopen(&self, flow: &Flow);
+    /// Another flow with the same key begins. Whether this is its entry now; if
+    /// not, it is being removed (see [`Flow::GONE`]).
+    fn reopen(&self, flow: &Flow) -> bool;
+    /// Whether it is being removed.
+    #[inline(always)]
+    fn is_gone(&self) -> bool {
+        self.last_seen_ns() == Flow::GONE
+    }
 }
 
 /// There is no room for another flow.
@@ -310,7 +339,8 @@ pub trait FlowTables<A: Address> {
         flow: &Flow,
     ) -> Result<Inserted, TableFull>;
 
-    /// Moves an entry from the opening table to the established one.
+    /// Moves an entry from the opening table to the established one. As long as
+    /// an old one is being removed from there, it stays where it is.
     ///
     /// # Errors
     /// [`TableFull`] if there is no room; then it stays where it is.

@@ -11,6 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{
     address::{V4, V6},
     classify::Cell,
+    collection::{Candidate, Request},
     counter::{RuleCounter, Tally},
     flow::{Flow, FlowCount, FlowKey, FlowTally},
     fragment::{Datagram, First, Fragment},
@@ -52,6 +53,8 @@ const _: () = assert!(size_of::<Headers<V4>>() == 32 && size_of::<Headers<V6>>()
 const _: () = assert!(size_of::<Fragment>() == 16);
 const _: () = assert!(size_of::<Datagram>() == 40 && size_of::<First>() == 64);
 const _: () = assert!(size_of::<RuleCounter>() == 48 && size_of::<Tally>() == 16);
+const _: () = assert!(size_of::<Candidate>() == size_of::<FlowKey<V6>>());
+const _: () = assert!(size_of::<Request>() == 16);
 const _: () = assert!(size_of::<Trace>() == 24 && offset_of!(Trace, verdict) == 8);
 const _: () = assert!(size_of::<Header>() == 4 * Header::WORDS && size_of::<Cell>() == 8);
 const _: () = assert!(size_of::<Skip>() == 4 * Skip::WORDS);

@@ -16,6 +16,7 @@
 
 pub mod address;
 pub mod classify;
+pub mod collection;
 pub mod config;
 pub mod conntrack;
 pub mod counter;
@@ -36,4 +37,4 @@ pub mod verdict;
 
 /// The version of everything that crosses the kernel boundary. Pins live under
 /// a directory that carries it; no type in this crate changes without it.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

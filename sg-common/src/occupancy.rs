@@ -39,6 +39,14 @@ impl Occupancy {
         }
     }
 
+    /// Whether as much time again must pass before a time-out can be over,
+    /// however full the table may be.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_far_from_expiry(idle_ns: u64, timeout_ns: u64) -> bool {
+        idle_ns < timeout_ns / (2 * Self::SHORTEST)
+    }
+
     /// Whether a flow that has been idle for so long is given up.
     #[must_use]
     #[inline(always)]

@@ -8,7 +8,7 @@ use sg_common::{
     classify::{Answer, Service},
     config::Direction,
     conntrack::{Connection, End, FlowState, State},
-    decide::{Classifier, Kernel},
+    decide::{Classifier, Kernel, Life, life},
     flow::{Flow, FlowEntry, FlowKey, FlowTables, Inserted, Opener, Stage, TableFull},
     occupancy::Occupancy,
     packet::Size,
@@ -16,6 +16,7 @@ use sg_common::{
 };
 
 use crate::{
+    atomic::compare_exchange,
     classify::Classified,
     maps::{self, FlowMap, OpeningMap},
     sweep, tally, trace,
@@ -210,7 +211,13 @@ impl<A: Mapped> FlowTables<A> for Programs {
         // stack.
         // SAFETY: the map look-up returned this pointer in this program run.
         let flow = unsafe { &*entry.0 };
-        insert_established(opener, key, flow)?;
+        if insert_established(opener, key, flow)? == Inserted::Found
+            && self
+                .find(opener, Stage::Established, key)
+                .is_none_or(|entry| entry.is_gone())
+        {
+            return Ok(());
+        }
         // Another CPU may have been faster with this, too.
         if A::opening(opener).remove(key).is_ok() {
             tally::removed(opener, Stage::Opening, A::FAMILY);
@@ -281,7 +288,7 @@ fn outcome(
 /// freed only after an RCU grace period, so it is valid until the program ends.
 /// Those of an LRU map are never freed, but may become another flow's: see
 /// [`FlowEntry`].
-pub(crate) struct Entry(*mut Flow);
+pub(crate) struct Entry(pub(crate) *mut Flow);
 
 impl FlowEntry for Entry {
     #[inline(always)]
@@ -318,6 +325,11 @@ impl FlowEntry for Entry {
     fn connection(&self) -> Connection {
         // SAFETY: as in `last_seen_ns`.
         unsafe { &*self.0 }.connection()
+    }
+
+    #[inline(always)]
+    fn refresh(&self, now_ns: u64) -> bool {
+        self.replace_last_seen(self.last_seen_ns(), now_ns)
     }
 
     #[inline(always)]
@@ -366,9 +378,66 @@ impl FlowEntry for Entry {
     }
 
     #[inline(always)]
-    fn reopen(&self, flow: &Flow) {
+    fn reopen(&self, flow: &Flow) -> bool {
+        let last_seen_ns = self.last_seen_ns();
         // Both CPUs of a race write a flow that began now, by rules of now.
+        self.set_rule(flow.rule, flow.revision);
         // SAFETY: as in `last_seen_ns`.
-        unsafe { self.0.write(*flow) };
+        unsafe { (*self.0).sent = flow.sent };
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).received = flow.received };
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).opened_ns = flow.opened_ns };
+        self.set_connection(&flow.connection());
+        // Last: up to here it is as expired as it was, and what is written is
+        // for nobody if it is being removed.
+        self.replace_last_seen(last_seen_ns, flow.last_seen_ns)
+    }
+}
+
+/// By what many entries of one table are given up: read once, because the
+/// callbacks of the kernel have no room for it on the stack.
+pub(crate) struct Moment {
+    now_ns: u64,
+    occupancy: Occupancy,
+}
+
+impl Moment {
+    #[inline(always)]
+    pub(crate) fn now<A: Mapped>(opener: Opener) -> Self {
+        Self {
+            now_ns: Programs.now_ns(),
+            occupancy: tally::occupancy(opener, A::FAMILY),
+        }
+    }
+}
+
+impl Entry {
+    /// Takes the entry of an expired flow for removal (see [`Flow::GONE`]).
+    /// Whether it is the caller's now, who must remove it.
+    #[inline(always)]
+    pub(crate) fn give_up(&self, now: &Moment) -> bool {
+        let last_seen_ns = self.last_seen_ns();
+        let occupancy = || now.occupancy;
+        let life = life(&Programs, self.state(), last_seen_ns, now.now_ns, occupancy);
+        life == Life::Over
+            && last_seen_ns != Flow::GONE
+            && self.exchange_last_seen(last_seen_ns, Flow::GONE) == last_seen_ns
+    }
+
+    /// Unless it is being removed. Another CPU may be faster, with a time that
+    /// will do as well.
+    #[inline(always)]
+    fn replace_last_seen(&self, old_ns: u64, new_ns: u64) -> bool {
+        old_ns != Flow::GONE && self.exchange_last_seen(old_ns, new_ns) != Flow::GONE
+    }
+
+    /// Returns what was there.
+    #[inline(always)]
+    fn exchange_last_seen(&self, old_ns: u64, new_ns: u64) -> u64 {
+        // SAFETY: as in `last_seen_ns`.
+        let word = unsafe { &raw mut (*self.0).last_seen_ns };
+        // SAFETY: as above; the word is aligned like the entry.
+        unsafe { compare_exchange(word, old_ns, new_ns) }
     }
 }

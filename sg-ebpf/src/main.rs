@@ -1,7 +1,8 @@
-//! The eBPF programs: hook entry points and nothing else. Each builds its view
-//! of the frame, decides, and leaves through the one exit.
+//! The eBPF programs: entry points and nothing else. A hook's builds its view of
+//! the frame, decides, and leaves through the one exit.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     missing_docs,
     unreachable_pub,
@@ -16,7 +17,9 @@
     clippy::panic
 )]
 
+mod atomic;
 mod classify;
+mod collect;
 mod exit;
 mod fragments;
 mod frame;
@@ -87,6 +90,13 @@ pub fn sg_bare_ingress(ctx: TcContext) -> i32 {
 #[inline(always)]
 pub fn sg_bare_egress(ctx: TcContext) -> i32 {
     filter_skb(&ctx, SkbFrame::bare(&ctx), Direction::Outbound, &Outbound)
+}
+
+/// Attached to nothing: the agent runs it to have expired flows removed.
+#[classifier]
+#[inline(always)]
+pub fn sg_collect(ctx: TcContext) -> i32 {
+    collect::collect(&ctx).cast_signed()
 }
 
 #[inline(always)]

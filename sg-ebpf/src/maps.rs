@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use sg_common::{
     address::{V4, V6},
+    collection::{Candidate, MAX_CANDIDATES},
     conntrack::State,
     counter::{MAX_RULES, RuleCounter, TALLIES as TALLY_COUNT, Tally},
     flow::{FLOW_TABLES, Flow, FlowCount, FlowKey, FlowTally, PORTS},
@@ -88,6 +89,11 @@ pub(crate) static TALLIES: PerCpuArray<Tally, { TALLY_COUNT as usize }> = PerCpu
 /// monotonic ns.
 #[btf_map]
 pub(crate) static NEXT_SWEEP: Array<u64, 1> = Array::new();
+
+/// What the agent takes for expired.
+#[btf_map]
+pub(crate) static CANDIDATES: Array<Candidate, MAX_CANDIDATES, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
 
 /// The first fragments of datagrams. Of this generation: those of the last one
 /// were judged by other rules.

@@ -8,14 +8,10 @@ use aya_ebpf::{
     cty::c_long,
     helpers::generated::{bpf_for_each_map_elem, bpf_map_delete_elem},
 };
-use sg_common::{
-    conntrack::FlowState,
-    decide::{Kernel as _, is_live},
-    flow::{Flow, Opener, Stage},
-};
+use sg_common::flow::{Flow, Opener, Stage};
 
 use crate::{
-    kernel::{Mapped, Programs},
+    kernel::{Entry, Mapped, Moment},
     maps, tally,
 };
 
@@ -58,13 +54,15 @@ pub(crate) fn remove_expired<A: Mapped, const OPENED_BY_HOST: bool>() {
     tally::count(opener, A::FAMILY);
     let map = ptr::from_ref(A::flows(opener)).cast_mut().cast::<c_void>();
     let callback = remove_if_expired::<A, OPENED_BY_HOST> as *mut c_void;
-    // SAFETY: `callback` has the signature that the helper calls it with.
-    unsafe { bpf_for_each_map_elem(map, callback, ptr::null_mut(), 0) };
+    let mut now = Moment::now::<A>(opener);
+    // SAFETY: `callback` has the signature that the helper calls it with, and
+    // `now` lives until it returns.
+    unsafe { bpf_for_each_map_elem(map, callback, ptr::from_mut(&mut now).cast(), 0) };
     tally::count(opener, A::FAMILY);
 }
 
 #[inline(always)]
-const fn opener(opened_by_host: bool) -> Opener {
+pub(crate) const fn opener(opened_by_host: bool) -> Opener {
     if opened_by_host {
         Opener::Host
     } else {
@@ -77,17 +75,13 @@ extern "C" fn remove_if_expired<A: Mapped, const OPENED_BY_HOST: bool>(
     map: *mut c_void,
     key: *mut c_void,
     flow: *mut Flow,
-    _context: *mut c_void,
+    now: *const Moment,
 ) -> c_long {
-    let opener = opener(OPENED_BY_HOST);
-    // SAFETY: the kernel passes a valid entry.
-    let flow = unsafe { &*flow };
-    let idle_ns = Programs.now_ns().saturating_sub(flow.last_seen_ns);
-    let occupancy = || tally::occupancy(opener, A::FAMILY);
-    if !is_live(&Programs, FlowState(flow.state), idle_ns, occupancy) {
+    // SAFETY: that of the sweep.
+    if Entry(flow).give_up(unsafe { &*now }) {
         // SAFETY: the key is the one of the entry that the kernel passed.
         if unsafe { bpf_map_delete_elem(map, key) } == 0 {
-            tally::removed(opener, Stage::Established, A::FAMILY);
+            tally::removed(opener(OPENED_BY_HOST), Stage::Established, A::FAMILY);
         }
     }
     0

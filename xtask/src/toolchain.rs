@@ -30,8 +30,8 @@ const BPF_LINKER_VERSION: &str = "0.13.0";
 /// How `core` for the BPF target comes about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Core {
-    /// It comes with the toolchain, which is a stable one: aya-ebpf's one
-    /// unstable feature must be allowed by name.
+    /// It comes with the toolchain, which is a stable one: the one
+    /// unstable feature of aya-ebpf and sg-ebpf must be allowed by name.
     Ready,
     /// Built from rust-src by a nightly.
     FromSource,
@@ -56,7 +56,7 @@ impl Toolchain {
         let mut command = Command::new("rustup");
         command.args(["run", &self.name, "cargo", subcommand]);
         match self.core {
-            Core::Ready => command.env("RUSTC_BOOTSTRAP", "aya_ebpf"),
+            Core::Ready => command.env("RUSTC_BOOTSTRAP", "aya_ebpf,sg_ebpf"),
             Core::FromSource => command.arg("-Zbuild-std=core"),
         };
         command

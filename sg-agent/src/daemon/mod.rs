@@ -25,13 +25,8 @@ use self::{
 use crate::{
     compile::Slots,
     dataplane::{
-        collect::{self, Collector},
-        generation::Applied,
-        interfaces,
-        lock::Lock,
-        manifest::Manifest,
-        packet_log::PacketLog,
-        store::Store,
+        collect::Collector, generation::Applied, interfaces, lock::Lock, manifest::Manifest,
+        packet_log::PacketLog, store::Store,
     },
     enforce::{self, Missing, Prepared},
     observe::FlowTableStatus,
@@ -299,7 +294,7 @@ impl<'a> Daemon<'a> {
     fn begin_to_collect(&mut self) {
         // A walk that is still under way is not begun anew.
         if self.collector.is_none() {
-            match Collector::begin(self.store, collect::GRACE) {
+            match Collector::begin(self.store, self.live.manifest.generation) {
                 Ok(collector) => self.collector = Some(collector),
                 Err(error) => log::error!("collecting expired flows: {error:#}"),
             }

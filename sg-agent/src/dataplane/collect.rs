@@ -1,21 +1,22 @@
 //! Reclaims the memory of expired flows, a few at a time. Verdicts do not
 //! depend on it: expiry is judged at look-up.
 //!
-//! An expired entry can come back to life at any moment: a packet that opens
-//! the same flow anew writes into it, and user space can't delete an entry *if
-//! it is unchanged*. So each one is looked at once more right before it is
-//! taken out, and what was taken out is looked at again: if it came to life in
-//! between, about a microsecond, it is put back as it was. What could still be
-//! lost is an answer that arrives while its entry is out of the table, about as
-//! long, and no answer is that fast. A packet of the flow's opener is allowed
-//! by its rule then, and makes an entry, which is not overwritten.
+//! What looks expired here is only a candidate: a packet may refresh it or open
+//! the same flow anew at any moment. A program of the generation removes those
+//! that are expired then, each in one step ([`Flow::GONE`]).
 
-use std::time::Duration;
+use std::{os::fd::AsFd as _, time::Duration};
 
 use anyhow::{Context as _, Result};
-use bytemuck::Pod;
+use aya::{
+    maps::MapData,
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
+use bytemuck::{Pod, bytes_of, cast_slice_mut};
+use memmap2::{MmapMut, MmapOptions};
 use sg_common::{
     address::{Family, V4, V6},
+    collection::{Candidate, MAX_CANDIDATES, Request},
     conntrack::FlowState,
     flow::{Flow, FlowKey, Stage},
 };
@@ -23,20 +24,17 @@ use sg_common::{
 use super::{
     flow_counts::LiveCounts,
     flow_table::FlowTable,
-    object::{FLOW_MAPS, FlowMap, Shared},
+    generation::collector_pin,
+    object::{CANDIDATES, FLOW_MAPS, FlowMap, Shared},
     store::Store,
 };
-
-/// An entry is collected this long after it expired: one that is refreshed at
-/// the last moment is not even looked at twice.
-pub const GRACE: Duration = Duration::from_secs(5);
 
 /// A walk through the tables of established flows. Opening tables make room by
 /// themselves.
 pub struct Collector {
+    remover: Remover,
     counts: LiveCounts,
     tables: Vec<Table>,
-    grace_ns: u64,
     collected: usize,
 }
 
@@ -51,11 +49,11 @@ enum Entries {
 }
 
 impl Collector {
-    /// Begins a walk that takes what has been expired for longer than `grace`.
+    /// Begins a walk, with the program of a generation.
     ///
     /// # Errors
-    /// The tables can't be opened.
-    pub fn begin(store: &Store, grace: Duration) -> Result<Self> {
+    /// The tables or the program can't be opened.
+    pub fn begin(store: &Store, generation: u32) -> Result<Self> {
         let mut tables = Vec::new();
         let established = FLOW_MAPS
             .iter()
@@ -68,9 +66,9 @@ impl Collector {
             tables.extend(entries.map(|entries| Table { map, entries }));
         }
         Ok(Self {
+            remover: Remover::open(store, generation)?,
             counts: LiveCounts::open(store)?,
             tables,
-            grace_ns: u64::try_from(grace.as_nanos())?,
             collected: 0,
         })
     }
@@ -79,55 +77,82 @@ impl Collector {
     /// thousands; returns whether it is over.
     ///
     /// # Errors
-    /// The tables can't be read.
+    /// The tables can't be read, or the program can't be run.
     pub fn step(&mut self, shared: &Shared) -> Result<bool> {
-        let Some(table) = self.tables.last_mut() else {
+        let Some(Table { map, entries }) = self.tables.last_mut() else {
             return Ok(true);
         };
-        let (count, is_last) = match &mut table.entries {
-            Entries::V4(entries) => collect_some(entries, shared, self.grace_ns)?,
-            Entries::V6(entries) => collect_some(entries, shared, self.grace_ns)?,
+        let (candidates, is_last) = match entries {
+            Entries::V4(entries) => candidates(entries, shared)?,
+            Entries::V6(entries) => candidates(entries, shared)?,
         };
-        self.counts.collected(table.map, count as u64);
-        self.collected += count;
+        let count = self.remover.remove(map, &candidates)?;
+        self.counts.collected(map, count.into());
+        self.collected += usize::try_from(count)?;
         if is_last {
             self.tables.pop();
         }
         Ok(self.tables.is_empty())
     }
 
-    /// How many entries were taken out so far.
+    /// How many entries were removed so far.
     #[must_use]
     pub fn collected(&self) -> usize {
         self.collected
     }
 }
 
-fn collect_some<A: Copy>(
-    table: &mut FlowTable<A>,
-    shared: &Shared,
-    grace_ns: u64,
-) -> Result<(usize, bool)>
+/// The next entries that look expired, and whether they are the last.
+fn candidates<A: Copy>(table: &mut FlowTable<A>, shared: &Shared) -> Result<(Vec<Candidate>, bool)>
 where
     FlowKey<A>: Pod,
 {
     let now_ns = now_ns()?;
-    let is_over = |flow: &Flow| is_expired_since(flow, shared, now_ns, grace_ns);
     let (entries, is_last) = table.read()?;
-    let expired: Vec<FlowKey<A>> = entries
-        .filter(|(_, flow)| is_over(flow))
-        .map(|(key, _)| key)
-        .collect();
-    let mut collected = 0;
-    for key in &expired {
-        if table.get(key)?.is_some_and(|flow| is_over(&flow))
-            && let Some(flow) = table.take(key)?
-            && (is_over(&flow) || !table.put_back(key, &flow))
-        {
-            collected += 1;
-        }
+    let expired = entries.filter(|(_, flow)| is_expired(flow, shared, now_ns));
+    Ok((expired.map(|(key, _)| (&key).into()).collect(), is_last))
+}
+
+/// The program that removes, and the memory in which it is told what.
+struct Remover {
+    program: SchedClassifier,
+    memory: MmapMut,
+}
+
+impl Remover {
+    fn open(store: &Store, generation: u32) -> Result<Self> {
+        let pin = collector_pin(store, generation);
+        let program = SchedClassifier::from_pin(&pin)
+            .with_context(|| format!("opening `{}`", pin.display()))?;
+        let path = store.maps().join(CANDIDATES);
+        let map =
+            MapData::from_pin(&path).with_context(|| format!("opening `{}`", path.display()))?;
+        let mut options = MmapOptions::new();
+        options.len(MAX_CANDIDATES * size_of::<Candidate>());
+        // SAFETY: the kernel keeps a map's memory as long as it is mapped, at
+        // its full size, and programs only read it.
+        let memory =
+            unsafe { options.map_mut(&map.fd().as_fd()) }.context("mapping the candidates")?;
+        Ok(Self { program, memory })
     }
-    Ok((collected, is_last))
+
+    /// Removes those of the candidates that are expired; returns how many.
+    fn remove(&mut self, map: &FlowMap, candidates: &[Candidate]) -> Result<u32> {
+        let mut removed = 0;
+        for some in candidates.chunks(MAX_CANDIDATES) {
+            cast_slice_mut::<u8, Candidate>(&mut self.memory)[..some.len()].copy_from_slice(some);
+            let request = Request {
+                table: u32::try_from(map.index())?,
+                candidates: u32::try_from(some.len())?,
+                reserved: [0; 2],
+            };
+            let mut options = TestRunOptions::new();
+            options.data_in = Some(bytes_of(&request));
+            let result = self.program.test_run(options);
+            removed += result.context("removing expired flows")?.return_value;
+        }
+        Ok(removed)
+    }
 }
 
 /// The kernel's monotonic time.
@@ -142,14 +167,9 @@ pub fn now_ns() -> Result<u64> {
 
 /// Whether the time of a flow is over.
 pub(super) fn is_expired(flow: &Flow, shared: &Shared, now_ns: u64) -> bool {
-    is_expired_since(flow, shared, now_ns, 0)
-}
-
-/// Whether the time of a flow has been over for so long.
-fn is_expired_since(flow: &Flow, shared: &Shared, now_ns: u64, since_ns: u64) -> bool {
     let timeout_ns = FlowState(flow.state)
         .state()
         .and_then(|state| shared.timeouts_ns.get(state as usize).copied())
         .unwrap_or(0);
-    now_ns.saturating_sub(flow.last_seen_ns) > timeout_ns.saturating_add(since_ns)
+    flow.is_gone() || now_ns.saturating_sub(flow.last_seen_ns) > timeout_ns
 }

@@ -22,8 +22,6 @@ use super::{
 
 /// So many entries at a call to begin with; a bucket must fit.
 const BATCH: usize = 4096;
-/// Only where there is none (`include/uapi/linux/bpf.h`).
-const BPF_NOEXIST: u64 = 1;
 
 /// The part of `union bpf_attr` that batches read and write.
 #[repr(C)]
@@ -38,14 +36,12 @@ struct ReadMany {
     flags: u64,
 }
 
-/// The part of `union bpf_attr` that calls for one element read.
+/// The part of `union bpf_attr` that the removal of one element reads.
 #[repr(C)]
 struct Element {
     map_fd: u32,
     padding: u32,
     key: u64,
-    value: u64,
-    flags: u64,
 }
 
 /// Where a walk is: before a bucket.
@@ -133,49 +129,20 @@ where
         self.flows.resize(entries, Flow::zeroed());
     }
 
-    /// An entry as it is now; `None` if there is none.
+    /// Removes an entry, live as it may be; whether there was one.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub(super) fn get(&self, key: &FlowKey<A>) -> Result<Option<Flow>> {
-        let found = self.value_of(system_call::MAP_LOOKUP_ELEM, key);
-        found.context("looking a flow up")
-    }
-
-    /// Removes an entry; returns what it was at that moment, `None` if it was
-    /// gone.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub(super) fn take(&self, key: &FlowKey<A>) -> Result<Option<Flow>> {
-        let taken = self.value_of(system_call::MAP_LOOKUP_AND_DELETE_ELEM, key);
-        taken.context("removing a flow")
-    }
-
-    fn value_of(&self, command: libc::c_long, key: &FlowKey<A>) -> io::Result<Option<Flow>> {
-        let mut flow = Flow::zeroed();
-        let mut request = self.element(key, &raw mut flow as u64, 0);
-        match bpf(command, &mut request) {
-            Ok(_) => Ok(Some(flow)),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Puts an entry in where there is none; whether it is there now.
-    pub(super) fn put_back(&self, key: &FlowKey<A>, flow: &Flow) -> bool {
-        let value = std::ptr::from_ref(flow) as u64;
-        let mut request = self.element(key, value, BPF_NOEXIST);
-        bpf(system_call::MAP_UPDATE_ELEM, &mut request).is_ok()
-    }
-
-    fn element(&self, key: &FlowKey<A>, value: u64, flags: u64) -> Element {
-        Element {
+    pub(super) fn remove(&self, key: &FlowKey<A>) -> Result<bool> {
+        let mut request = Element {
             map_fd: self.fd(),
             padding: 0,
             key: std::ptr::from_ref(key) as u64,
-            value,
-            flags,
+        };
+        match bpf(system_call::MAP_DELETE_ELEM, &mut request) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error).context("removing a flow"),
         }
     }
 

@@ -151,6 +151,7 @@ impl Transaction<'_> {
             let ebpf = self.load(attachment)?;
             self.loaded.insert(attachment.zone, ebpf);
         }
+        self.load_collector()?;
         self.clear_new_slots()?;
         self.write_records()?;
         let seeded = seed::insert(self.store, &self.request.seeds, self.stamp)?;
@@ -189,6 +190,17 @@ impl Transaction<'_> {
             shared: &self.request.shared,
         };
         object::load(&instance, Some(&self.store.maps()))
+    }
+
+    /// One for all attachments: time-outs and tables are the same for all.
+    fn load_collector(&mut self) -> Result<()> {
+        let pin = collector_pin(self.store, self.generation);
+        match self.loaded.values_mut().next() {
+            Some(ebpf) => object::load_tc(ebpf, object::COLLECT)?
+                .pin(&pin)
+                .with_context(|| format!("pinning `{}`", pin.display())),
+            None => Ok(()),
+        }
     }
 
     /// A slot that a new rule gets may hold what an old one counted.
@@ -611,6 +623,11 @@ struct Previous {
 /// Where a program of a generation is pinned.
 pub(super) fn program_pin(store: &Store, generation: u32, zone: u16, name: &str) -> PathBuf {
     store.generation(generation).join(format!("{zone}-{name}"))
+}
+
+/// Where the program of a generation is pinned that removes expired flows.
+pub(super) fn collector_pin(store: &Store, generation: u32) -> PathBuf {
+    store.generation(generation).join(object::COLLECT)
 }
 
 /// A number that no tables of the last weeks had: milliseconds since boot.

@@ -149,7 +149,7 @@ where
             .map(|(key, _)| key)
             .collect();
         for key in &chosen {
-            forgotten += usize::from(table.take(key)?.is_some());
+            forgotten += usize::from(table.remove(key)?);
         }
         if is_last {
             break;

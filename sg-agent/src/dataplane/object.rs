@@ -21,6 +21,7 @@ use memchr::memmem;
 use object::{Object as _, ObjectSection as _};
 use sg_common::{
     address::Family,
+    collection::{Candidate, MAX_CANDIDATES},
     conntrack::State,
     counter::{MAX_RULES, RuleCounter, TALLIES as TALLY_COUNT, Tally},
     flow::{
@@ -45,6 +46,8 @@ pub const TC_EGRESS: &str = "sg_tc_egress";
 pub const BARE_INGRESS: &str = "sg_bare_ingress";
 /// Outbound at tc egress of a device without link-layer header.
 pub const BARE_EGRESS: &str = "sg_bare_egress";
+/// Removes expired flows; on no hook.
+pub const COLLECT: &str = "sg_collect";
 
 /// One table of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +99,8 @@ pub const FLOW_MAPS: [FlowMap; FLOW_TABLES] = {
 pub const FLOW_TALLIES: &str = "FLOW_TALLIES";
 /// How full the tables of established flows are, by [`FlowMap::index`].
 pub const FLOW_COUNTS: &str = "FLOW_COUNTS";
+/// The entries that [`COLLECT`] is asked to look at.
+pub const CANDIDATES: &str = "CANDIDATES";
 /// The local ports that the host ever opened a flow from.
 pub const HOST_PORTS: &str = "HOST_PORTS";
 /// What each rule did, by slot.
@@ -219,6 +224,7 @@ pub fn outliving() -> impl Iterator<Item = &'static str> {
     FLOW_MAPS.into_iter().map(|map| map.name).chain([
         FLOW_TALLIES,
         FLOW_COUNTS,
+        CANDIDATES,
         HOST_PORTS,
         RULE_COUNTERS,
         TALLIES,
@@ -285,6 +291,12 @@ impl Shape {
         match name {
             FLOW_TALLIES => array(Self::PER_CPU_ARRAY, size_of::<FlowTally>(), tables, 0),
             FLOW_COUNTS => array(Self::ARRAY, size_of::<FlowCount>(), tables, BPF_F_MMAPABLE),
+            CANDIDATES => array(
+                Self::ARRAY,
+                size_of::<Candidate>(),
+                u32::try_from(MAX_CANDIDATES)?,
+                BPF_F_MMAPABLE,
+            ),
             HOST_PORTS => array(Self::ARRAY, PORTS, 1, BPF_F_MMAPABLE),
             RULE_COUNTERS => array(Self::PER_CPU_ARRAY, size_of::<RuleCounter>(), MAX_RULES, 0),
             TALLIES => array(Self::PER_CPU_ARRAY, size_of::<Tally>(), TALLY_COUNT, 0),

@@ -3,11 +3,8 @@
 use std::io;
 
 /// Commands, from `include/uapi/linux/bpf.h`, `enum bpf_cmd`.
-pub(super) const MAP_LOOKUP_ELEM: libc::c_long = 1;
-pub(super) const MAP_UPDATE_ELEM: libc::c_long = 2;
+pub(super) const MAP_DELETE_ELEM: libc::c_long = 3;
 pub(super) const OBJ_GET: libc::c_long = 7;
-/// Linux 5.14 for hash maps.
-pub(super) const MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 /// Linux 5.6.
 pub(super) const MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Linux 5.9.

@@ -14,7 +14,7 @@ use sg_common::{
     classify::{Answer, Service, classify},
     config::{Direction, flag},
     conntrack::{Connection, End, FlowState, State},
-    decide::{Classifier, Host, Judge, Kernel, decide, judge},
+    decide::{Classifier, Host, Judge, Kernel, Life, decide, judge, life},
     flow::{Flow, FlowEntry, FlowKey, FlowTables, Inserted, Opener, Stage, TableFull},
     fragment::{self, Datagram, First, Fragment},
     network::{Extent, Headers, Network, Payload},
@@ -59,8 +59,12 @@ pub struct Memory<R> {
     pub ephemeral_ports: (u16, u16),
     /// Room for flows in each table.
     pub max_flows: usize,
+    /// After so many more readings of the clock, all established flows that may
+    /// expire are given up, as another CPU may do at any moment; 0 is never.
+    pub gives_up_in: Cell<u32>,
     v4: Store<V4>,
     v6: Store<V6>,
+    given_up: (GivenUp<V4>, GivenUp<V6>),
     host_ports: RefCell<HashSet<u16>>,
     firsts: RefCell<HashMap<u32, Firsts>>,
 }
@@ -68,7 +72,9 @@ pub struct Memory<R> {
 /// A set of first fragments, and which is the oldest.
 type Firsts = ([First; fragment::WAYS], u32);
 
-type Store<A> = RefCell<HashMap<(Opener, Stage, FlowKey<A>), Entry>>;
+type Place<A> = (Opener, Stage, FlowKey<A>);
+type Store<A> = RefCell<HashMap<Place<A>, Entry>>;
+type GivenUp<A> = RefCell<Vec<Place<A>>>;
 
 impl<R: Rules> Memory<R> {
     /// Empty flow tables beside `rules`.
@@ -81,8 +87,10 @@ impl<R: Rules> Memory<R> {
             now_ns: Cell::new(1),
             ephemeral_ports,
             max_flows: usize::MAX,
+            gives_up_in: Cell::new(0),
             v4: Store::default(),
             v6: Store::default(),
+            given_up: Default::default(),
             host_ports: RefCell::default(),
             firsts: RefCell::default(),
         }
@@ -95,6 +103,12 @@ impl<R: Rules> Memory<R> {
             direction,
         };
         decide(frame, self.flags & flag::DROP_NON_IP != 0, &on)
+    }
+
+    /// Removes what was given up: by its key, as the kernel does.
+    pub fn remove_given_up(&self) {
+        remove(&self.v4, &self.given_up.0);
+        remove(&self.v6, &self.given_up.1);
     }
 
     /// How many flows have entries.
@@ -161,6 +175,12 @@ impl<R> Kernel for Memory<R> {
     }
 
     fn now_ns(&self) -> u64 {
+        let left = self.gives_up_in.get();
+        self.gives_up_in.set(left.saturating_sub(1));
+        if left == 1 {
+            give_up(self, &self.v4, &self.given_up.0);
+            give_up(self, &self.v6, &self.given_up.1);
+        }
         self.now_ns.get()
     }
 
@@ -291,12 +311,11 @@ fn establish<A: Copy + Eq + Hash>(
     key: &FlowKey<A>,
     entry: &Entry,
 ) -> Result<(), TableFull> {
-    insert(
-        store,
-        room,
-        (opener, Stage::Established, *key),
-        &entry.0.get(),
-    )?;
+    let place = (opener, Stage::Established, *key);
+    let inserted = insert(store, room, place, &entry.0.get())?;
+    if inserted == Inserted::Found && store.borrow().get(&place).is_none_or(FlowEntry::is_gone) {
+        return Ok(());
+    }
     store.borrow_mut().remove(&(opener, Stage::Opening, *key));
     Ok(())
 }
@@ -312,6 +331,28 @@ fn entries<A>(store: &Store<A>, opener: Opener, stage: Stage) -> usize {
     let store = store.borrow();
     let here = store.keys().filter(|key| (key.0, key.1) == (opener, stage));
     here.count()
+}
+
+fn give_up<A: Copy>(kernel: &impl Kernel, store: &Store<A>, given_up: &GivenUp<A>) {
+    for (place, entry) in store.borrow().iter() {
+        let no_room = || Occupancy {
+            entries: 1,
+            room: 1,
+        };
+        let (seen_ns, now_ns) = (entry.last_seen_ns(), kernel.now_ns());
+        if place.1 == Stage::Established
+            && life(kernel, entry.state(), seen_ns, now_ns, no_room) != Life::Long
+        {
+            entry.change(|flow| flow.last_seen_ns = Flow::GONE);
+            given_up.borrow_mut().push(*place);
+        }
+    }
+}
+
+fn remove<A: Eq + Hash>(store: &Store<A>, given_up: &GivenUp<A>) {
+    for place in given_up.borrow_mut().drain(..) {
+        store.borrow_mut().remove(&place);
+    }
 }
 
 /// A reference to an entry.
@@ -351,6 +392,14 @@ impl FlowEntry for Entry {
         self.0.get().connection()
     }
 
+    fn refresh(&self, now_ns: u64) -> bool {
+        let is_kept = !self.is_gone();
+        if is_kept {
+            self.change(|flow| flow.last_seen_ns = now_ns);
+        }
+        is_kept
+    }
+
     fn touch(&self, now_ns: u64, end: End, size: Size) {
         self.change(|flow| {
             flow.last_seen_ns = now_ns;
@@ -378,7 +427,11 @@ impl FlowEntry for Entry {
         self.change(|flow| (flow.rule, flow.revision) = (rule, revision));
     }
 
-    fn reopen(&self, flow: &Flow) {
-        self.0.set(*flow);
+    fn reopen(&self, flow: &Flow) -> bool {
+        let is_kept = !self.is_gone();
+        if is_kept {
+            self.0.set(*flow);
+        }
+        is_kept
     }
 }
