@@ -2,6 +2,7 @@
 
 use sg_common::{
     address::{V4, V6},
+    classify::Service,
     fragment::Fragment,
     network::{Extent, Headers, Network},
     transport::{ICMP, ICMPV6, IcmpRole, TCP, TcpFlags, Transport},
@@ -53,6 +54,30 @@ fn icmp_of_the_own_family_has_a_type_and_an_identifier() {
             assert_eq!(transport.icmp_type, 0);
             assert!(!transport.is_icmp_error());
         }
+    }
+}
+
+/// What a packet asks for, and what one must have been asked that it replies
+/// to.
+#[test]
+fn services_asked_for_and_replied_to() {
+    let service = |protocol, selector| Service { protocol, selector };
+    let tcp = Transport {
+        protocol: TCP,
+        source_port_be: 443u16.to_be(),
+        destination_port_be: 40_000u16.to_be(),
+        ..Transport::default()
+    };
+    assert_eq!(tcp.service(), service(TCP, 40_000));
+    assert_eq!(tcp.requested_service(), Some(service(TCP, 443)));
+
+    assert_eq!(v4(ICMP, 8).service(), service(ICMP, 0x0805));
+    assert_eq!(v4(ICMP, 0).requested_service(), Some(service(ICMP, 0x0800)));
+    assert_eq!(v6(ICMPV6, 128).service(), service(ICMPV6, 0x8005));
+    let echo = Some(service(ICMPV6, 0x8000));
+    assert_eq!(v6(ICMPV6, 129).requested_service(), echo);
+    for transport in [v4(ICMP, 8), v4(ICMP, 3), v6(ICMPV6, 128), v6(ICMPV6, 1)] {
+        assert_eq!(transport.requested_service(), None);
     }
 }
 
