@@ -38,6 +38,11 @@ impl TcpFlags {
     /// The acknowledgment field is significant.
     pub const ACK: u8 = 0x10;
 
+    /// Those that begin, carry on or end a connection.
+    const CONTROL: u8 = Self::SYN | Self::ACK | Self::RST | Self::FIN;
+    /// Those of which the middle of a connection has only ACK.
+    const BUT_FIN: u8 = Self::SYN | Self::ACK | Self::RST;
+
     /// Whether all of `flags` are set.
     #[must_use]
     #[inline(always)]
@@ -49,14 +54,14 @@ impl TcpFlags {
     #[must_use]
     #[inline(always)]
     pub const fn opens(self) -> bool {
-        self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
+        self.0 & Self::CONTROL == Self::SYN
     }
 
     /// Whether it can belong to the middle of a connection: ACK, not SYN or RST.
     #[must_use]
     #[inline(always)]
     pub const fn is_mid_stream(self) -> bool {
-        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::ACK
+        self.0 & Self::BUT_FIN == Self::ACK
     }
 
     /// Whether a stack would send this combination: SYN alone or with ACK, RST
@@ -65,7 +70,7 @@ impl TcpFlags {
     #[inline(always)]
     pub const fn is_plausible(self) -> bool {
         matches!(
-            self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN),
+            self.0 & Self::CONTROL,
             0x02 | 0x12 | 0x04 | 0x14 | 0x10 | 0x11
         )
     }

@@ -1,7 +1,7 @@
 //! Collection of expired flows beside traffic that opens them anew (B22).
 
 use std::{
-    env,
+    env, fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
@@ -146,9 +146,17 @@ fn b22_no_segment_of_short_connections_is_dropped() -> Result<()> {
     let server = lab
         .internet
         .enter(|| Ok(TcpListener::bind((INTERNET.v4, PORT))?))?;
+    let retransmitted = || lab.host.enter(retransmitted_segments);
+    let retransmitted_before = retransmitted()?;
     let outcome = reuse_ports(&lab, |has_ended| answer(&server, has_ended), ask_tcp)?;
+    let retransmitted = retransmitted()? - retransmitted_before;
     let ((before, link_before), (after, link_after)) = (outcome.before, outcome.after);
-    assert_eq!(after.rule("g/outbound/tcp", "flows"), outcome.asked);
+    // A SYN that a RST answers is sent again, and opens another flow. A RST on
+    // one CPU may be undone by an ACK on another: then the next connection goes
+    // on in the same flow.
+    let (flows, asked) = (after.rule("g/outbound/tcp", "flows"), outcome.asked);
+    let expected = asked - asked / 1000..=asked + retransmitted;
+    assert!(expected.contains(&flows), "{flows}, expected {expected:?}");
     let counted = |direction| after.total(direction) - before.total(direction);
     assert_eq!(counted("inbound"), link_after.sent - link_before.sent);
     assert_eq!(
@@ -156,6 +164,17 @@ fn b22_no_segment_of_short_connections_is_dropped() -> Result<()> {
         link_after.received - link_before.received
     );
     Ok(())
+}
+
+/// How many segments this namespace's TCP has sent again so far.
+fn retransmitted_segments() -> Result<u64> {
+    let text = fs::read_to_string("/proc/thread-self/net/snmp")?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Tcp: "));
+    let (names, values) = (lines.next(), lines.next());
+    let (names, values) = names.zip(values).context("no TCP statistics")?;
+    let mut columns = names.split(' ').zip(values.split(' '));
+    let retransmitted = columns.find(|(name, _)| *name == "RetransSegs");
+    Ok(retransmitted.context("no `RetransSegs`")?.1.parse()?)
 }
 
 fn echo(server: &UdpSocket, has_ended: &AtomicBool) -> Result<()> {

@@ -48,7 +48,7 @@ impl Default for Opening {
     }
 }
 
-/// Of an attachment, by [`Direction`] and address family, IPv4 first.
+/// Of an attachment, by [`Direction`](super::Direction) and address family, IPv4 first.
 pub type Openings = [[Opening; 2]; 2];
 
 impl<'a> Side<'a> {
