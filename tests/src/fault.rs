@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    env, fs,
     io::{self, Read as _, Seek as _},
     os::{
         fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
@@ -33,6 +33,14 @@ pub struct Call {
     pub index: usize,
     /// Such as `bpf map create`.
     pub name: String,
+}
+
+/// Every how-manieth call is to be answered otherwise: `SG_TEST_FAULTS`; all of
+/// them if it is not set.
+#[must_use]
+pub fn stride() -> usize {
+    let said = env::var("SG_TEST_FAULTS").ok();
+    said.and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
 }
 
 /// What becomes of a call.

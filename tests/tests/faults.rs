@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    fs,
     net::{Ipv4Addr, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
@@ -44,12 +44,6 @@ fn rules(port: u16, settings: &str) -> String {
 
 const RULE: &str = "door/inbound/open";
 const PORTS: [u16; 2] = [7000, 7001];
-
-/// Every how-manieth call is made to fail; all of them if not said.
-fn stride() -> usize {
-    let said = env::var("SG_TEST_FAULTS").ok();
-    said.and_then(|text| text.parse().ok()).unwrap_or(1).max(1)
-}
 
 /// Datagrams from the internet to two ports of the host.
 struct Doors {
@@ -268,7 +262,7 @@ fn second_generation(since: &str, settings: &str) -> Result<()> {
     world.agent.apply(&old)?;
     world.doors.check(0)?;
     let (mut refused, mut survived) = (0, 0);
-    for index in (0..).step_by(stride()) {
+    for index in (0..).step_by(fault::stride()) {
         let (state, links, before) = (world.state()?, world.links()?, Objects::all());
         world.agent.write(&new)?;
         let (ended, fault) = world.apply(since, index)?;
@@ -315,7 +309,7 @@ fn b26_a_first_generation_that_fails_leaves_nothing() -> Result<()> {
     let mut world = World::new(&lab)?;
     world.agent.write(&rules(PORTS[0], ""))?;
     let (state, mut refused) = (world.state()?, 0);
-    for index in (0..).step_by(stride()) {
+    for index in (0..).step_by(fault::stride()) {
         let before = Objects::all();
         let (ended, fault) = world.apply("", index)?;
         let context = || format!("{fault:?}\n{}", ended.stderr);

@@ -238,17 +238,13 @@ fn beside_the_daemon() -> Result<()> {
 /// A writer that is killed in any one of its calls leaves the old tables or the
 /// new ones, and the next change of anything brings tables and list together.
 fn a_writer_dies(verb: &str, undo: &str) -> Result<()> {
-    let stride = if env::var_os("SG_TEST_VM").is_some() {
-        4
-    } else {
-        1
-    };
     let lab = Topology::new()?;
     let _server = Echo::udp(&lab.host, PORT)?;
     let agent = Agent::new(&lab.host)?;
     agent.apply(&rules(STRANGERS, ""))?;
     let [v4, v6] = internet();
     let mut made = BTreeSet::new();
+    let stride = fault::stride();
     for index in (0..).step_by(stride) {
         agent.run(&["set", undo, "friends", &v4, &v6])?;
         let mut killed = None;
