@@ -203,7 +203,9 @@ fn answer(server: &TcpListener, has_ended: &AtomicBool) -> Result<()> {
     while !has_ended.load(Ordering::Relaxed) {
         match server.accept() {
             Ok((mut stream, _)) => {
-                // What goes wrong here is what a client misses.
+                // What goes wrong here is what a client misses, and one that
+                // says nothing must not keep the others waiting.
+                stream.set_read_timeout(Some(patience(Duration::from_millis(500))))?;
                 let _ = stream.read(&mut [0]);
                 let _ = stream.write_all(&[0]);
             }
