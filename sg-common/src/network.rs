@@ -184,8 +184,9 @@ impl Network for V6 {
     }
 }
 
-/// Where a chain of extension headers stands.
-struct Chain {
+/// Where a chain of IPv6 extension headers stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
     protocol: u8,
     offset: u32,
     /// Where the header of a fragment was, or [`NO_FRAGMENT`].
@@ -227,6 +228,29 @@ fn read_fragment<P: Packet + ?Sized>(
 }
 
 impl Chain {
+    const OFFSET: u32 = 0xff_ffff;
+
+    /// In one register, 24 bits for each offset, and never 0. The protocol is in
+    /// front: comparisons of what is there are made with the whole register,
+    /// and would not tell the verifier what an offset is.
+    #[must_use]
+    #[inline(always)]
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.protocol) << 48 | u64::from(self.fragment) << 24 | u64::from(self.offset)
+    }
+
+    /// From the register it was put in by [`Chain::to_bits`].
+    #[must_use]
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "each has its bits")]
+    pub fn from_bits(bits: u64) -> Self {
+        Self {
+            protocol: (bits >> 48) as u8,
+            offset: bits as u32 & Self::OFFSET,
+            fragment: (bits >> 24) as u32 & Self::OFFSET,
+        }
+    }
+
     #[inline(always)]
     fn is_at_extension(&self) -> bool {
         matches!(
@@ -252,7 +276,7 @@ fn walk_extensions<P: Packet + ?Sized>(
         if !chain.is_at_extension() {
             return Ok(chain);
         }
-        chain = next_extension(packet, &chain, end)?;
+        chain = packet.skip_extension(chain, end).ok_or(Reason::Malformed)?;
     }
     if chain.is_at_extension() {
         Err(Reason::Malformed)
@@ -261,20 +285,19 @@ fn walk_extensions<P: Packet + ?Sized>(
     }
 }
 
+/// What follows the extension header that a chain stands at; `None` if it is
+/// malformed or does not end before `end`.
+#[must_use]
 #[inline(always)]
-fn next_extension<P: Packet + ?Sized>(
-    packet: &P,
-    chain: &Chain,
-    end: u32,
-) -> Result<Chain, Reason> {
+pub fn skip_extension<P: Packet + ?Sized>(packet: &P, chain: Chain, end: u32) -> Option<Chain> {
     // What may lie behind `end` is not looked at again: the check below.
-    let words = packet.words::<2>(chain.offset).ok_or(Reason::Malformed)?;
+    let words = packet.words::<2>(chain.offset)?;
     let units = u32::from(octet(&words, 1));
     let length_bytes = match chain.protocol {
         extension::FRAGMENT => extension::SMALLEST,
         extension::AUTHENTICATION => (units + 2) * 4,
         // Type 0 is deprecated as harmful (RFC 5095).
-        extension::ROUTING if octet(&words, 2) == 0 => return Err(Reason::Malformed),
+        extension::ROUTING if octet(&words, 2) == 0 => return None,
         _ => (units + 1) * 8,
     };
     // An atomic fragment is a whole packet (RFC 6946), and nobody cuts twice.
@@ -283,7 +306,7 @@ fn next_extension<P: Packet + ?Sized>(
         _ => 0,
     };
     if place != 0 && chain.fragment != NO_FRAGMENT {
-        return Err(Reason::Malformed);
+        return None;
     }
     let next = Chain {
         protocol: if place & place::OFFSET == 0 {
@@ -298,9 +321,5 @@ fn next_extension<P: Packet + ?Sized>(
             chain.offset
         },
     };
-    if next.offset > end {
-        Err(Reason::Malformed)
-    } else {
-        Ok(next)
-    }
+    (next.offset <= end).then_some(next)
 }

@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::network::{self, Chain};
+
 /// Read access to one frame.
 ///
 /// The one contract: [`Packet::words`] returns bytes that are in the frame, or
@@ -19,6 +21,14 @@ pub trait Packet {
     #[inline(always)]
     fn bare_ethertype(&self) -> Option<u16> {
         None
+    }
+
+    /// As [`network::skip_extension`]. The kernel's programs put a call here:
+    /// the verifier would walk each way through one header again for each way
+    /// through those before it.
+    #[inline(always)]
+    fn skip_extension(&self, chain: Chain, end: u32) -> Option<Chain> {
+        network::skip_extension(self, chain, end)
     }
 
     /// Makes more of the frame readable, where the hook had only its start at

@@ -1,14 +1,17 @@
 //! Frames in kernel memory: bounds are checked and bytes copied in one place.
 
-use core::{mem::size_of, ptr};
+use core::{arch::asm, mem::size_of, ptr};
 
 use aya_ebpf::{
     helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
-use sg_common::packet::Packet;
+use sg_common::{
+    network::{self, Chain},
+    packet::Packet,
+};
 
-use crate::trace;
+use crate::{extensions, trace};
 
 /// Headers begin below this, so that the verifier can bound every offset: the
 /// link layer, then the longest chain of extension headers that is walked.
@@ -45,10 +48,11 @@ impl Linear {
 
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
-        if offset > MAX_OFFSET {
+        let offset = opaque(offset as usize);
+        if offset > MAX_OFFSET as usize {
             return None;
         }
-        let start = self.start + offset as usize;
+        let start = self.start + offset;
         if start + size_of::<[u16; N]>() > self.end {
             return None;
         }
@@ -56,6 +60,17 @@ impl Linear {
         // packet's end, and headers lie on even offsets.
         Some(unsafe { ptr::read(start as *const [u16; N]) })
     }
+}
+
+/// The same number, in a register that the compiler knows nothing of. What is
+/// compared is then what is used, and the verifier knows its bounds; otherwise
+/// the number may be made twice from its origin, once for each.
+#[inline(always)]
+fn opaque(number: usize) -> usize {
+    let copy;
+    // SAFETY: a move from one register to another.
+    unsafe { asm!("{0} = {1}", lateout(reg) copy, in(reg) number, options(pure, nomem, nostack)) };
+    copy
 }
 
 /// A frame at XDP.
@@ -188,7 +203,7 @@ impl<'a> SplitFrame<'a> {
 
 /// What is the same for all three: no stack has touched them yet.
 macro_rules! at_xdp {
-    ($frame:ident) => {
+    ($frame:ident, $skip_extension:path) => {
         impl Packet for $frame<'_> {
             #[inline(always)]
             fn len_bytes(&self) -> u32 {
@@ -198,6 +213,11 @@ macro_rules! at_xdp {
             #[inline(always)]
             fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
                 self.copy(offset)
+            }
+
+            #[inline(always)]
+            fn skip_extension(&self, chain: Chain, end: u32) -> Option<Chain> {
+                $skip_extension(self, chain, end)
             }
 
             #[inline(always)]
@@ -218,9 +238,10 @@ macro_rules! at_xdp {
     };
 }
 
-at_xdp!(XdpFrame);
-at_xdp!(LinearFrame);
-at_xdp!(SplitFrame);
+// The headers behind the link layer are not read here.
+at_xdp!(XdpFrame, network::skip_extension);
+at_xdp!(LinearFrame, extensions::skip_in_linear);
+at_xdp!(SplitFrame, extensions::skip_in_split);
 
 /// A frame at tc. Only its start may be linear.
 pub(crate) struct SkbFrame<'a> {
@@ -282,6 +303,11 @@ impl Packet for SkbFrame<'_> {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
         self.linear().words(offset)
+    }
+
+    #[inline(always)]
+    fn skip_extension(&self, chain: Chain, end: u32) -> Option<Chain> {
+        extensions::skip_in_skb(self, chain, end)
     }
 
     /// Where there is no header, the device has told the kernel.

@@ -21,6 +21,7 @@ mod atomic;
 mod classify;
 mod collect;
 mod exit;
+mod extensions;
 mod fragments;
 mod frame;
 mod headers;
