@@ -198,10 +198,7 @@ fn first_rule<A: Address, T: Tables + ?Sized>(
     service: Service,
 ) -> Result<u32, BrokenTables> {
     let header = tables.header().ok_or(BrokenTables)?;
-    let roots = match direction {
-        Direction::Inbound => &header.inbound,
-        Direction::Outbound => &header.outbound,
-    };
+    let roots = header.roots(direction);
     let root = match A::FAMILY {
         Family::V4 => roots.peers_v4,
         Family::V6 => roots.peers_v6,

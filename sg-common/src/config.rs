@@ -11,6 +11,17 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// From a register that its number was put into. Without a choice, which
+    /// the verifier would walk all that follows for twice.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_bit(number: u32) -> Self {
+        match number & 1 {
+            0 => Self::Inbound,
+            _ => Self::Outbound,
+        }
+    }
+
     /// The other one.
     #[must_use]
     #[inline(always)]

@@ -20,6 +20,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::config::Direction;
+
 // Offsets, not indices: the verifier loses the relation of a number and its
 // multiple, and with it what a comparison told it.
 
@@ -57,15 +59,20 @@ pub struct Header {
     pub used: u32,
     /// How many cells each direction has, inbound first.
     pub cells: [u32; 2],
-    /// For packets towards the host.
-    pub inbound: Roots,
-    /// For packets from the host.
-    pub outbound: Roots,
+    /// Where the tables of each direction begin, inbound first.
+    pub roots: [Roots; 2],
 }
 
 impl Header {
     /// Its length in words.
     pub const WORDS: usize = 16;
+
+    /// Where the tables of a direction begin.
+    #[must_use]
+    #[inline(always)]
+    pub const fn roots(&self, direction: Direction) -> &Roots {
+        &self.roots[direction as usize]
+    }
 }
 
 /// Where the tables of one direction begin.

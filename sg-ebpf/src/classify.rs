@@ -48,11 +48,7 @@ extern "C" fn sg_classify_v6(direction: u32, high: u64, low: u64, service: u32) 
 
 #[inline(always)]
 fn answer<A: Address>(direction: u32, key: A::Key, service: u32) -> u64 {
-    let direction = if direction == Direction::Inbound as u32 {
-        Direction::Inbound
-    } else {
-        Direction::Outbound
-    };
+    let direction = Direction::from_bit(direction);
     let Some(tables) = LiveTables::new() else {
         return Answer::broken().to_bits();
     };

@@ -100,11 +100,7 @@ fn datagram<A: Network>(
     fragment: *const Fragment,
     direction: u32,
 ) -> Option<(Datagram, Fragment)> {
-    let direction = if direction == Direction::Inbound as u32 {
-        Direction::Inbound
-    } else {
-        Direction::Outbound
-    };
+    let direction = Direction::from_bit(direction);
     // SAFETY: the callers above pass references.
     let headers = unsafe { headers.as_ref() }?;
     // SAFETY: as above.

@@ -131,11 +131,7 @@ fn has_flow_checked<A: Network>(direction: u32, quoted: *const Headers<A>) -> bo
 where
     Programs: Host<A>,
 {
-    let direction = if direction == Direction::Inbound as u32 {
-        Direction::Inbound
-    } else {
-        Direction::Outbound
-    };
+    let direction = Direction::from_bit(direction);
     // SAFETY: the callers above pass references.
     let quoted = unsafe { quoted.as_ref() };
     quoted.is_some_and(|quoted| related::has_flow(&Programs, direction, quoted))

@@ -73,10 +73,7 @@ impl<'a> Draft<'a> {
 
     /// The word that is the root of a trie of peers.
     pub(super) fn root(direction: Direction, family: Family) -> usize {
-        let roots = match direction {
-            Direction::Inbound => offset_of!(Header, inbound),
-            Direction::Outbound => offset_of!(Header, outbound),
-        };
+        let roots = offset_of!(Header, roots) + direction as usize * size_of::<Roots>();
         let root = match family {
             Family::V4 => offset_of!(Roots, peers_v4),
             Family::V6 => offset_of!(Roots, peers_v6),
@@ -108,15 +105,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn roots(&self, direction: Direction) -> &Roots {
-        match direction {
-            Direction::Inbound => &self.header.inbound,
-            Direction::Outbound => &self.header.outbound,
-        }
-    }
-
     fn first_cell(&self, direction: Direction) -> usize {
-        self.roots(direction).cells as usize / size_of::<u32>()
+        self.header.roots[direction as usize].cells as usize / size_of::<u32>()
     }
 
     /// The cells of a direction; `None` if they are not there.

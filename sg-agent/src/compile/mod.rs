@@ -191,8 +191,7 @@ pub fn compile(
     let (outbound_roots, outbound_cells) = outbound.write(&mut image, &inbound, &mut size)?;
     let header = Header {
         cells: [inbound_cells, outbound_cells],
-        inbound: inbound_roots,
-        outbound: outbound_roots,
+        roots: [inbound_roots, outbound_roots],
         ..Header::default()
     };
     let words = image.finish(header)?;
