@@ -83,6 +83,16 @@ pub enum End {
 }
 
 impl End {
+    /// From a register that its number was put into.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_bit(number: u32) -> Self {
+        match number & 1 {
+            0 => Self::Opener,
+            _ => Self::Other,
+        }
+    }
+
     /// The one at the other end.
     #[must_use]
     #[inline(always)]

@@ -407,17 +407,14 @@ impl<'a, A: Address> Query<'a, A> {
         }
         let end = self.end_of(opener);
         entry.touch(kernel.now_ns(), end, self.size);
-        let before = entry.connection();
-        let after = before.after(self.transport, end);
-        if after != before {
-            entry.set_connection(&after);
-        }
+        let before = entry.state();
+        let after = entry.advance(self.transport, end);
         if stage == Stage::Opening
-            && after.state.is_established(opener, end)
-            && (after.state.is_proven() || !kernel.occupancy(opener).is_crowded())
+            && after.is_established(opener, end)
+            && (after.is_proven() || !kernel.occupancy(opener).is_crowded())
             && let Err(TableFull) = kernel.establish(opener, &self.key, entry)
         {
-            entry.set_state(before.state);
+            entry.set_state(before);
             return Ok(Found::Live(Verdict::drop(Reason::TableFull)));
         }
         Ok(Found::Live(match (Match::from_word(rule), end) {

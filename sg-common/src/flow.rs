@@ -9,6 +9,7 @@ use crate::{
     conntrack::{Connection, End, FlowState, Sequence},
     occupancy::Occupancy,
     packet::Size,
+    transport::Transport,
 };
 
 /// How many local ports there are.
@@ -299,11 +300,29 @@ pub trait FlowEntry {
     /// Another flow with the same key begins. Whether this is its entry now; if
     /// not, it is being removed (see [`Flow::GONE`]).
     fn reopen(&self, flow: &Flow) -> bool;
+    /// As [`advance`]. The kernel's programs put a call here: what leads to it
+    /// and the states of TCP are then walked once each by the verifier.
+    #[inline(always)]
+    fn advance(&self, transport: &Transport, end: End) -> FlowState {
+        advance(self, transport, end)
+    }
     /// Whether it is being removed.
     #[inline(always)]
     fn is_gone(&self) -> bool {
         self.last_seen_ns() == Flow::GONE
     }
+}
+
+/// Writes into an entry what a packet of `end` changes, and returns its state
+/// after that.
+#[inline(always)]
+pub fn advance<E: FlowEntry + ?Sized>(entry: &E, transport: &Transport, end: End) -> FlowState {
+    let before = entry.connection();
+    let after = before.after(transport, end);
+    if after != before {
+        entry.set_connection(&after);
+    }
+    after.state
 }
 
 /// There is no room for another flow.

@@ -13,11 +13,13 @@ use sg_common::{
     occupancy::Occupancy,
     packet::Size,
     tables::Tables,
+    transport::Transport,
 };
 
 use crate::{
     atomic::compare_exchange,
     classify::Classified,
+    conntrack,
     maps::{self, FlowMap, OpeningMap},
     sweep, tally, trace,
 };
@@ -359,6 +361,11 @@ impl FlowEntry for Entry {
         // SAFETY: as in `last_seen_ns`.
         unsafe { (*self.0).other = connection.other };
         self.set_state(connection.state);
+    }
+
+    #[inline(always)]
+    fn advance(&self, transport: &Transport, end: End) -> FlowState {
+        conntrack::advance(self, transport, end)
     }
 
     #[inline(always)]

@@ -20,6 +20,7 @@
 mod atomic;
 mod classify;
 mod collect;
+mod conntrack;
 mod exit;
 mod extensions;
 mod fragments;
