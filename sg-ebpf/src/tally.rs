@@ -3,9 +3,12 @@
 //! There is no atomic addition for programs in Rust, so each CPU has tallies of
 //! its own, and now and then they are added up.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
-use aya_ebpf::helpers::generated::bpf_map_lookup_percpu_elem;
+use aya_ebpf::{
+    cty::c_long,
+    helpers::generated::{bpf_loop, bpf_map_lookup_percpu_elem},
+};
 use sg_common::{
     address::Family,
     flow::{FlowCount, FlowTally, Opener, Stage, table_index},
@@ -76,25 +79,31 @@ pub(crate) fn count(opener: Opener, family: Family) {
     sg_count_flows(table_index(opener, Stage::Established, family));
 }
 
-/// With global linkage, so that the verifier walks its loop once.
+/// What all CPUs' tallies of one table say together.
+struct Sum {
+    index: u32,
+    inserted: u64,
+    removed: u64,
+}
+
+/// With global linkage, so that the verifier walks it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn sg_count_flows(index: u32) -> u64 {
-    let map = ptr::from_ref(&maps::FLOW_TALLIES).cast_mut().cast();
     let Some(count) = maps::FLOW_COUNTS.get_ptr_mut(index) else {
         return 0;
     };
-    let (mut inserted, mut removed) = (0, 0);
-    for cpu in 0..MAX_CPUS {
-        // SAFETY: the key is a valid number on the stack.
-        let tally = unsafe { bpf_map_lookup_percpu_elem(map, (&raw const index).cast(), cpu) };
-        // SAFETY: null, behind the last CPU, or a tally of the map.
-        let Some(tally) = (unsafe { tally.cast::<FlowTally>().as_ref() }) else {
-            break;
-        };
-        inserted += tally.inserted;
-        removed += tally.removed;
-    }
+    let mut sum = Sum {
+        index,
+        inserted: 0,
+        removed: 0,
+    };
+    // SAFETY: `add` has the signature that the helper calls it with, and `sum`
+    // lives until it returns.
+    unsafe { bpf_loop(MAX_CPUS, add as *mut c_void, (&raw mut sum).cast(), 0) };
+    let Sum {
+        inserted, removed, ..
+    } = sum;
     // SAFETY: the look-up returned a valid value.
     let collected = unsafe { (*count).collected };
     // SAFETY: as above; another field.
@@ -103,6 +112,22 @@ extern "C" fn sg_count_flows(index: u32) -> u64 {
     // SAFETY: as above; one word, and what another CPU counted will do as well.
     unsafe { (*count).entries = entries };
     entries
+}
+
+/// Called by the kernel for each CPU; 0 goes on to the next.
+extern "C" fn add(cpu: u32, sum: *mut Sum) -> c_long {
+    let map = ptr::from_ref(&maps::FLOW_TALLIES).cast_mut().cast();
+    // SAFETY: that of `sg_count_flows`.
+    let sum = unsafe { &mut *sum };
+    // SAFETY: the key is a valid number on the stack.
+    let tally = unsafe { bpf_map_lookup_percpu_elem(map, (&raw const sum.index).cast(), cpu) };
+    // SAFETY: null, behind the last CPU, or a tally of the map.
+    let Some(tally) = (unsafe { tally.cast::<FlowTally>().as_ref() }) else {
+        return 1;
+    };
+    sum.inserted += tally.inserted;
+    sum.removed += tally.removed;
+    0
 }
 
 #[inline(always)]
