@@ -1521,11 +1521,9 @@ fn program_sizes() {
     let stacks = object::stack_bytes().expect("the object is readable");
     for (function, bytes) in stacks.iter().filter(|(name, _)| name.starts_with("sg_")) {
         lines.push(format!("{function}: {bytes} bytes of stack"));
-        assert!(
-            *bytes > 0 && *bytes < 512,
-            "{function} uses {bytes} bytes of stack"
-        );
+        assert!(*bytes < 512, "{function} uses {bytes} bytes of stack");
     }
+    assert!(stacks.values().any(|bytes| *bytes > 0), "{stacks:?}");
     // Not by a macro: libtest would keep it to itself.
     let text: String = lines
         .iter()
