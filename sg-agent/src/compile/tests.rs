@@ -265,7 +265,10 @@ fn many_prefixes_get_a_wide_root() {
         Vec::new(),
     ));
     let header = compiled.words.header().expect("a header");
-    assert_eq!(header.roots(Direction::Inbound).peers_v4.kind(), Some(Kind::Wide));
+    assert_eq!(
+        header.roots(Direction::Inbound).peers_v4.kind(),
+        Some(Kind::Wide)
+    );
     let service = classify::Service {
         protocol: 6,
         selector: 0,
