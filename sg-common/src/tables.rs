@@ -70,6 +70,7 @@ impl Header {
     /// Where the tables of a direction begin.
     #[must_use]
     #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "there are two directions")]
     pub const fn roots(&self, direction: Direction) -> &Roots {
         &self.roots[direction as usize]
     }

@@ -71,8 +71,7 @@ impl Tables {
     fn new(inbound: [u32; 2], outbound: [u32; 2]) -> Self {
         let mut words = vec![0; END];
         let header = Header {
-            inbound: roots(inbound, CELLS[0]),
-            outbound: roots(outbound, CELLS[1]),
+            roots: [roots(inbound, CELLS[0]), roots(outbound, CELLS[1])],
             ..Header::default()
         };
         words[..Header::WORDS].copy_from_slice(bytemuck::cast_slice(&[header]));

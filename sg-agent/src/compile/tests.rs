@@ -265,10 +265,8 @@ fn many_prefixes_get_a_wide_root() {
         Vec::new(),
     ));
     let header = compiled.words.header().expect("a header");
-    assert_eq!(
-        header.roots(Direction::Inbound).peers_v4.kind(),
-        Some(Kind::Wide)
-    );
+    let [inbound, _] = header.roots;
+    assert_eq!(inbound.peers_v4.kind(), Some(Kind::Wide));
     let service = classify::Service {
         protocol: 6,
         selector: 0,
