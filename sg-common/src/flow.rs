@@ -262,15 +262,16 @@ impl FlowCount {
 
 /// A live reference to an entry of a flow table.
 ///
-/// Two CPUs may hold the same entry; every word is written singly. The worst
-/// race is that one of two simultaneous state changes is lost, and the next
-/// packet of the flow makes it again.
+/// Two CPUs may hold the same entry; every word is written singly, and only by
+/// who changes it. The worst race is that one of two simultaneous state changes
+/// is lost: two FINs, and the flow is taken for half closed until it expires.
 ///
-/// An entry of an opening table may, while it is held, be evicted and become
-/// another flow's. Then a state, a rule or sequence numbers are written into
-/// that one that are not its own: it is counted to a wrong rule, or takes longer
-/// to be established. It gains nothing by it that it could not have had, because
-/// it was just allowed by the rules of now.
+/// An entry may, while it is held, become another flow's: an opening table
+/// evicts it, or what is expired or forgotten is removed from the established
+/// one, and the memory is used again. Then a state, a rule or sequence numbers
+/// are written into that one that are not its own: it is counted to a wrong
+/// rule, or takes longer to be established. It gains nothing by it that it could
+/// not have had, because it was just allowed by the rules of now.
 pub trait FlowEntry {
     /// See [`Flow::last_seen_ns`].
     fn last_seen_ns(&self) -> u64;
@@ -291,8 +292,10 @@ pub trait FlowEntry {
     /// A packet of this size from this end was seen now. A plain write: an entry
     /// that may expire meanwhile is refreshed before.
     fn touch(&self, now_ns: u64, end: End, size: Size);
-    /// The state or a sequence number changed.
-    fn set_connection(&self, connection: &Connection);
+    /// A packet changed the state or sequence numbers. Only what differs is
+    /// written: each direction has numbers of its own, and a packet of the other
+    /// one may change its own, or the state, at the same moment.
+    fn set_connection(&self, before: &Connection, after: &Connection);
     /// The state changed.
     fn set_state(&self, state: FlowState);
     /// The tables of `revision` allow it, by this rule (see [`Flow::rule`]).
@@ -319,9 +322,7 @@ pub trait FlowEntry {
 pub fn advance<E: FlowEntry + ?Sized>(entry: &E, transport: &Transport, end: End) -> FlowState {
     let before = entry.connection();
     let after = before.after(transport, end);
-    if after != before {
-        entry.set_connection(&after);
-    }
+    entry.set_connection(&before, &after);
     after.state
 }
 

@@ -7,7 +7,7 @@ use sg_common::{
     address::{Address, Family, V4, V6},
     classify::{Answer, Service},
     config::Direction,
-    conntrack::{Connection, End, FlowState, State},
+    conntrack::{Connection, End, FlowState, Sequence, State},
     decide::{Classifier, Kernel, Life, life},
     flow::{Flow, FlowEntry, FlowKey, FlowTables, Inserted, Opener, Stage, TableFull},
     occupancy::Occupancy,
@@ -286,10 +286,9 @@ fn outcome(
     }
 }
 
-/// A pointer into a flow map. Entries of a hash map without preallocation are
-/// freed only after an RCU grace period, so it is valid until the program ends.
-/// Those of an LRU map are never freed, but may become another flow's: see
-/// [`FlowEntry`].
+/// A pointer into a flow map, valid until the program ends: the kernel gives an
+/// entry's memory back only after an RCU grace period. But it may become another
+/// flow's before: see [`FlowEntry`].
 pub(crate) struct Entry(pub(crate) *mut Flow);
 
 impl FlowEntry for Entry {
@@ -353,14 +352,14 @@ impl FlowEntry for Entry {
     }
 
     #[inline(always)]
-    fn set_connection(&self, connection: &Connection) {
-        // Two CPUs with one direction each may undo what the other wrote of a
-        // sequence; the next packet puts it right.
+    fn set_connection(&self, before: &Connection, after: &Connection) {
         // SAFETY: as in `last_seen_ns`.
-        unsafe { (*self.0).opener = connection.opener };
-        // SAFETY: as in `last_seen_ns`.
-        unsafe { (*self.0).other = connection.other };
-        self.set_state(connection.state);
+        let (opener, other) = unsafe { (&mut (*self.0).opener, &mut (*self.0).other) };
+        set_sequence(opener, before.opener, after.opener);
+        set_sequence(other, before.other, after.other);
+        if after.state != before.state {
+            self.set_state(after.state);
+        }
     }
 
     #[inline(always)]
@@ -395,10 +394,24 @@ impl FlowEntry for Entry {
         unsafe { (*self.0).received = flow.received };
         // SAFETY: as in `last_seen_ns`.
         unsafe { (*self.0).opened_ns = flow.opened_ns };
-        self.set_connection(&flow.connection());
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).opener = flow.opener };
+        // SAFETY: as in `last_seen_ns`.
+        unsafe { (*self.0).other = flow.other };
+        self.set_state(FlowState(flow.state));
         // Last: up to here it is as expired as it was, and what is written is
         // for nobody if it is being removed.
         self.replace_last_seen(last_seen_ns, flow.last_seen_ns)
+    }
+}
+
+#[inline(always)]
+fn set_sequence(sequence: &mut Sequence, before: Sequence, after: Sequence) {
+    if after.acknowledged != before.acknowledged {
+        sequence.acknowledged = after.acknowledged;
+    }
+    if after.sent != before.sent {
+        sequence.sent = after.sent;
     }
 }
 

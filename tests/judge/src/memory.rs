@@ -412,10 +412,10 @@ impl FlowEntry for Entry {
         });
     }
 
-    fn set_connection(&self, connection: &Connection) {
+    fn set_connection(&self, _: &Connection, after: &Connection) {
         self.change(|flow| {
-            (flow.opener, flow.other) = (connection.opener, connection.other);
-            flow.state = connection.state.0;
+            (flow.opener, flow.other) = (after.opener, after.other);
+            flow.state = after.state.0;
         });
     }
 
