@@ -167,14 +167,21 @@ impl FlowState {
         Self(self.0 | Self::REPLACED)
     }
 
-    /// Whether a packet with this transport header begins another connection
-    /// over what is left of this one: a SYN, from either end, after the end.
+    /// Whether a packet with this transport header, which `sender` sent, begins
+    /// another connection over what is left of this one: a SYN, from either end,
+    /// after the end. The host's own SYN does so already when one FIN was seen:
+    /// it would not send one on a connection that it still has. A peer's may be
+    /// forged.
     #[must_use]
     #[inline(always)]
-    pub const fn is_ended_for(self, transport: &Transport) -> bool {
+    pub const fn is_ended_for(self, transport: &Transport, sender: Opener) -> bool {
         transport.protocol == TCP
             && transport.tcp_flags.opens()
-            && matches!(self.state(), Some(State::TcpTimeWait | State::TcpReset))
+            && match self.state() {
+                Some(State::TcpTimeWait | State::TcpReset) => true,
+                Some(State::TcpClosing) => matches!(sender, Opener::Host),
+                _ => false,
+            }
     }
 
     /// Whether the flow belongs among the established ones, now that `end` sent

@@ -373,7 +373,7 @@ impl<'a, A: Address> Query<'a, A> {
         let now_ns = kernel.now_ns();
         match life(kernel, before, entry.last_seen_ns(), now_ns, occupancy) {
             Life::Over => Looked::Nothing,
-            _ if before.is_ended_for(self.transport) => Looked::Ended,
+            _ if before.is_ended_for(self.transport, self.sender) => Looked::Ended,
             life => Looked::Live(entry, stage, life),
         }
     }
@@ -620,7 +620,7 @@ impl<A: Address> Query<'_, A> {
         flow.opened_ns.saturating_sub(entry.opened_ns()) < MOMENT_NS
             && entry.revision() == flow.revision
             && state.state().is_some()
-            && !state.is_ended_for(self.transport)
+            && !state.is_ended_for(self.transport, self.sender)
     }
 }
 

@@ -394,6 +394,21 @@ fn b20_the_same_ports_again_are_another_connection() {
         let state = state_of(&programs, Opener::Host);
         assert_eq!(state, Some(State::TcpTimeWait), "{round}");
     }
+    // The host's SYN is enough when one end has closed: it has no socket then.
+    assert_eq!(connect(&mut programs, 40_000), "flow");
+    let close = Transport::tcp(443, 40_000, tcp::FIN | tcp::ACK);
+    assert_eq!(reason(&mut programs, back(close)), "flow");
+    let state = state_of(&programs, Opener::Host);
+    assert_eq!(state, Some(State::TcpClosing));
+    assert_eq!(connect(&mut programs, 40_000), "flow");
+    let state = state_of(&programs, Opener::Host);
+    assert_eq!(state, Some(State::TcpEstablished));
+    for close in [
+        out(Transport::tcp(40_000, 443, tcp::FIN | tcp::ACK)),
+        back(Transport::tcp(443, 40_000, tcp::FIN | tcp::ACK)),
+    ] {
+        assert_eq!(reason(&mut programs, close), "flow");
+    }
     // But the other end may not begin one: no rule lets it.
     let syn = back(Transport::tcp(443, 40_000, tcp::SYN));
     assert_eq!(reason(&mut programs, syn), "no_rule");

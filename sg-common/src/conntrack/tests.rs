@@ -404,18 +404,22 @@ fn numbers_go_round() {
     assert_eq!(connection.opener, Sequence::of(sent, 0));
 }
 
-/// Semantics 4.4 and B20: a SYN of either end on what is left of a connection.
+/// Semantics 4.4 and B20: a SYN of either end on what is left of a connection;
+/// of the host, as soon as one end has closed it.
 #[test]
 fn only_a_syn_on_an_ended_connection_begins_another() {
     for (name, way) in states() {
         let connection = run(&way);
         let state = connection.state.state();
         let ended = matches!(state, Some(State::TcpTimeWait | State::TcpReset));
-        for flags in 0..64 {
-            let segment = opener(flags, 0, 0).transport();
-            let begins = TcpFlags(flags).opens();
-            let found = connection.state.is_ended_for(&segment);
-            assert_eq!(found, ended && begins, "{name}: {flags:#x}");
+        let half_ended = state == Some(State::TcpClosing);
+        for (sender, ended) in [(Opener::Peer, ended), (Opener::Host, ended || half_ended)] {
+            for flags in 0..64 {
+                let segment = opener(flags, 0, 0).transport();
+                let begins = TcpFlags(flags).opens();
+                let found = connection.state.is_ended_for(&segment, sender);
+                assert_eq!(found, ended && begins, "{name}: {flags:#x}");
+            }
         }
     }
 }
