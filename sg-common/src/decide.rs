@@ -663,7 +663,7 @@ pub fn life<K: Kernel>(
     let Some(state) = state.state() else {
         return Life::Over;
     };
-    if last_seen_ns == Flow::GONE {
+    if Flow::is_gone_by(last_seen_ns) {
         return Life::Over;
     }
     let idle_ns = now_ns.saturating_sub(last_seen_ns);

@@ -157,12 +157,23 @@ impl Flow {
     /// stays; or it is gone for every packet, and nothing is written into it
     /// that anybody will look for.
     pub const GONE: u64 = u64::MAX;
+    /// What it says if the kernel failed to delete the entry. It is as gone as
+    /// before, because there may be a new one with its key in the opening table,
+    /// which an old time would hide. But now anybody may take it for removal.
+    pub const LEFT_BEHIND: u64 = u64::MAX - 1;
 
     /// Whether it is being removed.
     #[must_use]
     #[inline(always)]
     pub const fn is_gone(&self) -> bool {
-        self.last_seen_ns == Self::GONE
+        Self::is_gone_by(self.last_seen_ns)
+    }
+
+    /// Whether an entry is being removed that was last seen then.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_gone_by(last_seen_ns: u64) -> bool {
+        last_seen_ns >= Self::LEFT_BEHIND
     }
 
     /// A flow that opens now, with a packet of this size.
@@ -264,7 +275,8 @@ impl FlowCount {
 ///
 /// Two CPUs may hold the same entry; every word is written singly, and only by
 /// who changes it. The worst race is that one of two simultaneous state changes
-/// is lost: two FINs, and the flow is taken for half closed until it expires.
+/// is lost: two FINs, and the flow is taken for half closed until it expires or
+/// begins anew.
 ///
 /// An entry may, while it is held, become another flow's: an opening table
 /// evicts it, or what is expired or forgotten is removed from the established
@@ -312,7 +324,7 @@ pub trait FlowEntry {
     /// Whether it is being removed.
     #[inline(always)]
     fn is_gone(&self) -> bool {
-        self.last_seen_ns() == Flow::GONE
+        Flow::is_gone_by(self.last_seen_ns())
     }
 }
 

@@ -2,7 +2,7 @@
 //! this program on a [`Request`]; no packet does.
 //!
 //! A program and not the agent removes them, because only a program can take an
-//! entry *if it is still expired* ([`Entry::give_up`]).
+//! entry *if it is still expired* ([`Entry::remove_if_expired`]).
 
 use core::{
     ffi::c_void,
@@ -84,8 +84,9 @@ extern "C" fn remove_if_expired<A: Mapped, const OPENED_BY_HOST: bool>(
     let key = unsafe { &*candidate.cast::<FlowKey<A>>() };
     let flows = A::flows(opener(OPENED_BY_HOST));
     if let Some(flow) = flows.get_ptr_mut(key)
-        && Entry(flow).give_up(&run.now)
-        && flows.remove(key).is_ok()
+        && Entry(flow).remove_if_expired(&run.now, || {
+            flows.remove(key).map_or_else(c_long::from, |()| 0)
+        })
     {
         run.removed += 1;
     }

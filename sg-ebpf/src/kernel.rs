@@ -2,7 +2,7 @@
 
 use core::{mem::size_of, ptr};
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::{bindings::BPF_NOEXIST, cty::c_long, helpers::generated::bpf_ktime_get_coarse_ns};
 use sg_common::{
     address::{Address, Family, V4, V6},
     classify::{Answer, Service},
@@ -433,10 +433,27 @@ impl Moment {
 }
 
 impl Entry {
+    /// Removes the entry of an expired flow by `delete`, which returns what the
+    /// kernel did. Whether it is removed.
+    #[inline(always)]
+    pub(crate) fn remove_if_expired(&self, now: &Moment, delete: impl FnOnce() -> c_long) -> bool {
+        const ENOENT: c_long = -2;
+        if !self.give_up(now) {
+            return false;
+        }
+        let result = delete();
+        // The table's lock may not be to be had (`EBUSY`, `ETIMEDOUT`). What is
+        // not there any more may be another flow's memory.
+        if result != 0 && result != ENOENT {
+            self.exchange_last_seen(Flow::GONE, Flow::LEFT_BEHIND);
+        }
+        result == 0
+    }
+
     /// Takes the entry of an expired flow for removal (see [`Flow::GONE`]).
     /// Whether it is the caller's now, who must remove it.
     #[inline(always)]
-    pub(crate) fn give_up(&self, now: &Moment) -> bool {
+    fn give_up(&self, now: &Moment) -> bool {
         let last_seen_ns = self.last_seen_ns();
         let occupancy = || now.occupancy;
         let life = life(&Programs, self.state(), last_seen_ns, now.now_ns, occupancy);
@@ -449,7 +466,7 @@ impl Entry {
     /// will do as well.
     #[inline(always)]
     fn replace_last_seen(&self, old_ns: u64, new_ns: u64) -> bool {
-        old_ns != Flow::GONE && self.exchange_last_seen(old_ns, new_ns) != Flow::GONE
+        !Flow::is_gone_by(old_ns) && !Flow::is_gone_by(self.exchange_last_seen(old_ns, new_ns))
     }
 
     /// Returns what was there.

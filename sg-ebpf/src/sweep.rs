@@ -77,12 +77,11 @@ extern "C" fn remove_if_expired<A: Mapped, const OPENED_BY_HOST: bool>(
     flow: *mut Flow,
     now: *const Moment,
 ) -> c_long {
+    // SAFETY: the key is the one of the entry that the kernel passed.
+    let delete = || unsafe { bpf_map_delete_elem(map, key) };
     // SAFETY: that of the sweep.
-    if Entry(flow).give_up(unsafe { &*now }) {
-        // SAFETY: the key is the one of the entry that the kernel passed.
-        if unsafe { bpf_map_delete_elem(map, key) } == 0 {
-            tally::removed(opener(OPENED_BY_HOST), Stage::Established, A::FAMILY);
-        }
+    if Entry(flow).remove_if_expired(unsafe { &*now }, delete) {
+        tally::removed(opener(OPENED_BY_HOST), Stage::Established, A::FAMILY);
     }
     0
 }

@@ -8,11 +8,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use bytemuck::Zeroable as _;
 use sg_agent::dataplane::{
     collect::Collector,
     manifest::Manifest,
-    object::Shared,
+    object::{FLOW_MAPS, FlowMap, Shared},
+    plain::Plain,
     store::{Places, Store},
+};
+use sg_common::{
+    address::Family,
+    flow::{Flow, FlowKey4, Opener, Stage},
 };
 use sg_tests::{
     agent::Agent,
@@ -68,22 +75,59 @@ fn b22_a_flow_that_comes_back_while_it_is_collected_is_answered() -> Result<()> 
     Ok(())
 }
 
-/// How many flows were collected.
+/// An entry that the kernel failed to delete is removed by the next collection;
+/// one that somebody else is removing is left to them.
+#[test]
+fn what_one_collection_left_behind_the_next_one_removes() -> Result<()> {
+    let lab = Topology::new()?;
+    let agent = Agent::new(&lab.host)?;
+    agent.apply(RULES)?;
+    for (last_seen_ns, removed) in [(Flow::GONE, 0), (Flow::LEFT_BEHIND, 1)] {
+        let flow = Flow {
+            last_seen_ns,
+            ..Flow::default()
+        };
+        let collected = lab.host.enter(|| {
+            peers_flows()?.insert(Plain(FlowKey4::zeroed()), Plain(flow), 0)?;
+            collect_once()
+        })?;
+        ensure!(collected == removed, "{last_seen_ns:#x}: {collected}");
+    }
+    Ok(())
+}
+
+/// The established flows over IPv4 that peers opened.
+fn peers_flows() -> Result<HashMap<MapData, Plain<FlowKey4>, Plain<Flow>>> {
+    let is_theirs = |map: &&FlowMap| {
+        (map.opener, map.stage, map.family) == (Opener::Peer, Stage::Established, Family::V4)
+    };
+    let map = FLOW_MAPS.iter().find(is_theirs).context("no such map")?;
+    let store = Store::locate(&Places::default())?;
+    let data = MapData::from_pin(store.maps().join(map.name))?;
+    Ok(HashMap::try_from(Map::HashMap(data))?)
+}
+
+/// Collects all the time; returns how many flows.
 fn collect_until(done: &AtomicBool) -> Result<usize> {
+    let mut collected = 0;
+    while !done.load(Ordering::Relaxed) {
+        collected += collect_once()?;
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(collected)
+}
+
+/// How many flows were collected.
+fn collect_once() -> Result<usize> {
     let store = Store::locate(&Places::default())?;
     let generation = Manifest::read(&store)?
         .context("nothing is enforced")?
         .generation;
     let mut shared = Shared::default();
     shared.timeouts_ns.fill(1_000_000_000);
-    let mut collected = 0;
-    while !done.load(Ordering::Relaxed) {
-        let mut collector = Collector::begin(&store, generation)?;
-        while !collector.step(&shared)? {}
-        collected += collector.collected();
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(collected)
+    let mut collector = Collector::begin(&store, generation)?;
+    while !collector.step(&shared)? {}
+    Ok(collector.collected())
 }
 
 /// A socket whose flow is established: the peer sent again after an answer.
