@@ -1,7 +1,7 @@
 //! Collection of expired flows beside traffic that opens them anew (B22).
 
 use std::{
-    env, fs,
+    env,
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
@@ -34,8 +34,11 @@ const CLIENTS: u16 = 4;
 /// Before the shortest time-out there is, a second, is over.
 const JUST_BEFORE: Duration = Duration::from_millis(990);
 const COLLECT_EVERY: Duration = Duration::from_millis(10);
+/// What has not come by now does not come any more, however slow the machine.
+const LOST: Duration = Duration::from_secs(30);
 
-/// Only what the host asks for, and for a second.
+/// Only what the host asks for, and for a second. What has not ended lives for
+/// longer: an end that stands still in between does not lose its flow.
 const RULES: &str = r#"
 [[attach]]
 interfaces = ["eth0"]
@@ -43,7 +46,7 @@ groups = ["g"]
 [flows]
 udp_single = 1
 udp_stream = 1
-tcp_closing = 1
+tcp_closing = 60
 tcp_time_wait = 1
 tcp_reset = 1
 [groups.g]
@@ -146,17 +149,10 @@ fn b22_no_segment_of_short_connections_is_dropped() -> Result<()> {
     let server = lab
         .internet
         .enter(|| Ok(TcpListener::bind((INTERNET.v4, PORT))?))?;
-    let retransmitted = || lab.host.enter(retransmitted_segments);
-    let retransmitted_before = retransmitted()?;
     let outcome = reuse_ports(&lab, |has_ended| answer(&server, has_ended), ask_tcp)?;
-    let retransmitted = retransmitted()? - retransmitted_before;
     let ((before, link_before), (after, link_after)) = (outcome.before, outcome.after);
-    // Not exact, and the reason is not known for sure: a SYN that a RST answers
-    // is sent again, and would open another flow; a RST that an ACK on another
-    // CPU undoes would leave the next connection in the same flow.
-    let (flows, asked) = (after.rule("g/outbound/tcp", "flows"), outcome.asked);
-    let expected = asked - asked / 1000..=asked + retransmitted;
-    assert!(expected.contains(&flows), "{flows}, expected {expected:?}");
+    // A SYN begins a flow, whatever the last connection has left of its own.
+    assert_eq!(after.rule("g/outbound/tcp", "flows"), outcome.asked);
     let counted = |direction| after.total(direction) - before.total(direction);
     assert_eq!(counted("inbound"), link_after.sent - link_before.sent);
     assert_eq!(
@@ -164,17 +160,6 @@ fn b22_no_segment_of_short_connections_is_dropped() -> Result<()> {
         link_after.received - link_before.received
     );
     Ok(())
-}
-
-/// How many segments this namespace's TCP has sent again so far.
-fn retransmitted_segments() -> Result<u64> {
-    let text = fs::read_to_string("/proc/thread-self/net/snmp")?;
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp: "));
-    let (names, values) = (lines.next(), lines.next());
-    let (names, values) = names.zip(values).context("no TCP statistics")?;
-    let mut columns = names.split(' ').zip(values.split(' '));
-    let retransmitted = columns.find(|(name, _)| *name == "RetransSegs");
-    Ok(retransmitted.context("no `RetransSegs`")?.1.parse()?)
 }
 
 fn echo(server: &UdpSocket, has_ended: &AtomicBool) -> Result<()> {
@@ -197,17 +182,25 @@ fn ask_udp(port: u16) -> Result<()> {
     Ok(())
 }
 
-/// Answers a byte with a byte, and ends the connection.
+/// Speaks first, takes a byte, and ends the connection.
+///
+/// If the client spoke first, its ACK and its byte could arrive on two CPUs at
+/// once. While the ACK puts a socket in the place of the request
+/// (`inet_ehash_insert`), Linux may find neither for the byte, and the listener
+/// answers it with a RST (seen on 6.18): the client is reset, and the server
+/// waits for ever.
 fn answer(server: &TcpListener, has_ended: &AtomicBool) -> Result<()> {
     server.set_nonblocking(true)?;
     while !has_ended.load(Ordering::Relaxed) {
         match server.accept() {
-            Ok((mut stream, _)) => {
-                // What goes wrong here is what a client misses, and one that
-                // says nothing must not keep the others waiting.
-                stream.set_read_timeout(Some(patience(Duration::from_millis(500))))?;
-                let _ = stream.read(&mut [0]);
+            Ok((mut stream, from)) => {
+                stream.set_read_timeout(Some(LOST))?;
+                // What goes wrong here is what a client misses.
                 let _ = stream.write_all(&[0]);
+                if let Err(error) = stream.read(&mut [0]) {
+                    let is_reset = error.kind() == ErrorKind::ConnectionReset;
+                    ensure!(is_reset, "{from} connected and said nothing: {error}");
+                }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 sleep(Duration::from_micros(100));
@@ -240,9 +233,9 @@ fn ask_tcp(port: u16) -> Result<()> {
     bind(socket.as_raw_fd(), &address(near))?;
     connect(socket.as_raw_fd(), &address(far)).context("connecting")?;
     let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(patience(Duration::from_secs(2))))?;
+    stream.set_read_timeout(Some(LOST))?;
+    stream.read_exact(&mut [0]).context("no greeting")?;
     stream.write_all(&[0])?;
-    stream.read_exact(&mut [0]).context("no answer")?;
     if !resets {
         let end = stream.read(&mut [0]).context("no end")?;
         ensure!(end == 0, "more than was asked for");
