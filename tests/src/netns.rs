@@ -173,6 +173,29 @@ impl Netns {
         })
     }
 
+    /// Whether somebody listens on a TCP port, by the kernel's tables: to ask by
+    /// connecting would be one more connection, and it would be counted.
+    ///
+    /// # Errors
+    ///
+    /// If the namespace can't be entered.
+    pub fn listens(&self, port: u16) -> Result<bool> {
+        /// `TCP_LISTEN` in `include/net/tcp_states.h`.
+        const LISTEN: &str = "0A";
+        let local = format!(":{port:04X}");
+        let is_listener = |line: &str| {
+            // A number, the local address, the remote one, the state.
+            let words: Vec<_> = line.split_whitespace().collect();
+            words.len() > 3 && words[1].ends_with(&local) && words[3] == LISTEN
+        };
+        let tables = self.enter(|| {
+            let read = |family| fs::read_to_string(format!("/proc/thread-self/net/{family}"));
+            // A kernel without IPv6 has only the first.
+            Ok(["tcp", "tcp6"].map(|family| read(family).unwrap_or_default()))
+        })?;
+        Ok(tables.iter().flat_map(|table| table.lines()).any(is_listener))
+    }
+
     /// The number that the kernel gave this namespace and will give to no
     /// other (`SO_NETNS_COOKIE`, Linux 5.14).
     ///

@@ -3,7 +3,6 @@
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -96,14 +95,16 @@ fn start_sshd(namespace: &Netns, directory: &Path, authorized: &str) -> Result<P
     start(namespace, &mut command, directory, "sshd", &[22])
 }
 
-/// Starts iperf3's server on port 5201. `name` is that of its log.
+/// Starts iperf3's server on port 5201, for one client: between two it closes
+/// its port and opens it again, and the second one may come too early. `name` is
+/// that of its log.
 ///
 /// # Errors
 ///
 /// If iperf3 is not installed or does not start.
 pub fn iperf(namespace: &Netns, directory: &Path, name: &str) -> Result<Process> {
     let mut command = Command::new(program("iperf3"));
-    command.arg("--server");
+    command.args(["--server", "--one-off"]);
     start(namespace, &mut command, directory, name, &[5201])
 }
 
@@ -158,7 +159,7 @@ pub fn caddy(namespace: &Netns, directory: &Path, sites: &str, ports: &[u16]) ->
     start(namespace, &mut command, directory, "caddy", ports)
 }
 
-/// Starts a server and waits until it takes connections on its ports.
+/// Starts a server and waits until it listens on its ports.
 fn start(
     namespace: &Netns,
     command: &mut Command,
@@ -170,12 +171,7 @@ fn start(
     let file = fs::File::create(&log)?;
     command.stdout(Stdio::null()).stderr(file);
     let mut process = namespace.spawn(command)?;
-    let listens = |port: &u16| {
-        let at = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
-        namespace
-            .enter(|| Ok(TcpStream::connect_timeout(&at, Duration::from_secs(1)).is_ok()))
-            .unwrap_or(false)
-    };
+    let listens = |port: &u16| namespace.listens(*port).unwrap_or(false);
     let listening = wait_until(&format!("`{name}` listens"), START, || {
         !process.is_running() || ports.iter().all(listens)
     });

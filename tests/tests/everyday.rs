@@ -100,15 +100,16 @@ fn iperf3_both_ways() -> Result<()> {
     let lab = Topology::new()?;
     let agent = Agent::new(&lab.host)?;
     let directory = TempDir::new()?;
-    let _servers = [
-        server::iperf(&lab.host, directory.path(), "host")?,
-        server::iperf(&lab.internet, directory.path(), "internet")?,
-    ];
     agent.apply(RULES)?;
     for options in IPERF {
-        for (from, to) in [(&lab.office, HOST), (&lab.host, INTERNET)] {
-            for address in to.both() {
+        for (from, to, ends) in [
+            (&lab.office, &lab.host, HOST),
+            (&lab.host, &lab.internet, INTERNET),
+        ] {
+            for address in ends.both() {
+                let mut server = server::iperf(to, directory.path(), "iperf")?;
                 let bytes = iperf(from, address, options)?;
+                server.wait(Duration::from_secs(20))?;
                 assert!(bytes > 100_000, "{address} {options:?}: {bytes} bytes");
             }
         }
@@ -136,7 +137,7 @@ fn dns_over_udp_and_tcp() -> Result<()> {
     for server in INTERNET.both() {
         let dig = |words: &[&str]| -> Result<String> {
             let server = format!("@{server}");
-            let fixed = ["+short", "+tries=1", &server];
+            let fixed = ["+short", "+tries=1", "+time=60", &server];
             let output = lab.host.output("dig", &[&fixed[..], words].concat())?;
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             ensure!(output.status.success(), "{server} {words:?}: {said}");
