@@ -2,18 +2,52 @@
 
 use std::{
     fmt,
-    io::{ErrorKind, Read as _},
+    io::{self, ErrorKind, Read as _},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 
 use crate::netns::Netns;
 
-/// How long a client waits for somebody who does not answer. A lost first SYN
-/// is sent again after one second, so this is one try and nothing more.
-pub const PATIENCE: Duration = Duration::from_millis(900);
+/// How long a client waits for an answer that must come: longer than the slowest
+/// machine takes.
+pub const PATIENCE: Duration = Duration::from_mins(1);
+
+/// After how long nobody answers. A lost first SYN is sent again after one
+/// second, so this is one try and nothing more.
+pub const SILENCE: Duration = Duration::from_millis(900);
+
+/// What must become of a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// Somebody answers.
+    Answer,
+    /// Nobody does.
+    Silence,
+}
+
+impl Expected {
+    /// How long to wait. What takes longer on a busy machine must not pass for
+    /// silence, and silence is to be waited for in many tests.
+    #[must_use]
+    pub const fn limit(self) -> Duration {
+        match self {
+            Self::Answer => PATIENCE,
+            Self::Silence => SILENCE,
+        }
+    }
+
+    /// Whether a try ended so.
+    #[must_use]
+    pub fn is(self, answer: &Answer) -> bool {
+        match self {
+            Self::Answer => answer.is_answered(),
+            Self::Silence => *answer == Answer::TimedOut,
+        }
+    }
+}
 
 /// How a try ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,40 +98,27 @@ pub fn url(scheme: &str, address: IpAddr, port: u16, path: &str) -> String {
 /// # Errors
 ///
 /// If curl can't be run.
-pub fn curl(from: &Netns, url: &str) -> Result<Answer> {
-    curl_with(from, url, &[])
-}
-
-/// As [`curl`], with more options.
-///
-/// # Errors
-///
-/// If curl can't be run.
-pub fn curl_with(from: &Netns, url: &str, options: &[&str]) -> Result<Answer> {
-    let patience = PATIENCE.as_secs_f32().to_string();
+pub fn curl(from: &Netns, url: &str, expected: Expected) -> Result<Answer> {
+    let [connect, all] = [expected.limit(), PATIENCE].map(|limit| limit.as_secs_f32().to_string());
     let output = from.output(
         "curl",
         &[
-            options,
-            &[
-                "--silent",
-                "--show-error",
-                "--insecure",
-                "--globoff",
-                "--noproxy",
-                "*",
-                "--connect-timeout",
-                &patience,
-                "--max-time",
-                "20",
-                "--output",
-                "/dev/null",
-                "--write-out",
-                "%{http_code} %{size_download} %{speed_download}",
-                url,
-            ],
-        ]
-        .concat(),
+            "--silent",
+            "--show-error",
+            "--insecure",
+            "--globoff",
+            "--noproxy",
+            "*",
+            "--connect-timeout",
+            &connect,
+            "--max-time",
+            &all,
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code} %{size_download} %{speed_download}",
+            url,
+        ],
     )?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     // curl(1), "EXIT CODES": 28 is a time-out.
@@ -125,13 +146,13 @@ fn fetched(said: &str) -> String {
 /// # Errors
 ///
 /// If the namespace can't be entered.
-pub fn greeting(from: &Netns, to: SocketAddr) -> Result<Answer> {
+pub fn greeting(from: &Netns, to: SocketAddr, expected: Expected) -> Result<Answer> {
     from.enter(|| {
-        let mut stream = match TcpStream::connect_timeout(&to, PATIENCE) {
+        let mut stream = match TcpStream::connect_timeout(&to, expected.limit()) {
             Ok(stream) => stream,
             Err(error) => return Ok(failed(&error)),
         };
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let mut said = [0; 64];
         Ok(match stream.read(&mut said) {
             Ok(len) => {
@@ -148,20 +169,27 @@ pub fn greeting(from: &Netns, to: SocketAddr) -> Result<Answer> {
 /// # Errors
 ///
 /// If the namespace can't be entered.
-pub fn connect(from: &Netns, to: SocketAddr) -> Result<Answer> {
+pub fn connect(from: &Netns, to: SocketAddr, expected: Expected) -> Result<Answer> {
     from.enter(|| {
-        Ok(match TcpStream::connect_timeout(&to, PATIENCE) {
+        Ok(match TcpStream::connect_timeout(&to, expected.limit()) {
             Ok(_) => Answer::Answered("connected".to_owned()),
             Err(error) => failed(&error),
         })
     })
 }
 
-fn failed(error: &std::io::Error) -> Answer {
-    match error.kind() {
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => Answer::TimedOut,
-        _ => Answer::Failed(error.to_string()),
+fn failed(error: &io::Error) -> Answer {
+    if is_silence(error) {
+        Answer::TimedOut
+    } else {
+        Answer::Failed(error.to_string())
     }
+}
+
+/// Whether nothing came until a socket's time was up.
+#[must_use]
+pub fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
 /// Sends `count` echo requests and waits for the replies.
@@ -169,9 +197,9 @@ fn failed(error: &std::io::Error) -> Answer {
 /// # Errors
 ///
 /// If ping can't be run.
-pub fn ping(from: &Netns, to: IpAddr, count: u32) -> Result<Answer> {
+pub fn ping(from: &Netns, to: IpAddr, count: u32, expected: Expected) -> Result<Answer> {
     const USUAL: usize = 56;
-    ping_of(from, to, count, USUAL)
+    ping_of(from, to, count, USUAL, expected)
 }
 
 /// As [`ping`], each with that many octets of data.
@@ -179,13 +207,20 @@ pub fn ping(from: &Netns, to: IpAddr, count: u32) -> Result<Answer> {
 /// # Errors
 ///
 /// If ping can't be run.
-pub fn ping_of(from: &Netns, to: IpAddr, count: u32, bytes: usize) -> Result<Answer> {
+pub fn ping_of(
+    from: &Netns,
+    to: IpAddr,
+    count: u32,
+    bytes: usize,
+    expected: Expected,
+) -> Result<Answer> {
     let (address, count, bytes) = (to.to_string(), count.to_string(), bytes.to_string());
+    let limit = expected.limit().as_secs_f32().to_string();
     let output = from
         .output(
             "ping",
             &[
-                "-n", "-q", "-c", &count, "-i", "0.2", "-W", "1", "-s", &bytes, &address,
+                "-n", "-q", "-c", &count, "-i", "0.2", "-W", &limit, "-s", &bytes, &address,
             ],
         )
         .context("is `iputils-ping` installed?")?;
@@ -207,14 +242,13 @@ pub fn ping_of(from: &Netns, to: IpAddr, count: u32, bytes: usize) -> Result<Ans
 }
 
 /// Sends `count` datagrams from one socket, one after the other's answer, and
-/// says how many answers came. Waits for the first answer only as long as
-/// [`PATIENCE`].
+/// says how many answers came.
 ///
 /// # Errors
 ///
 /// If the namespace can't be entered.
-pub fn datagrams(from: &Netns, to: SocketAddr, count: usize) -> Result<usize> {
-    datagrams_of(from, to, count, b"question".len())
+pub fn datagrams(from: &Netns, to: SocketAddr, count: usize, expected: Expected) -> Result<usize> {
+    datagrams_of(from, to, count, b"question".len(), expected)
 }
 
 /// As [`datagrams`], each with that many octets of data. An answer counts if it
@@ -223,22 +257,30 @@ pub fn datagrams(from: &Netns, to: SocketAddr, count: usize) -> Result<usize> {
 /// # Errors
 ///
 /// If the namespace can't be entered.
-pub fn datagrams_of(from: &Netns, to: SocketAddr, count: usize, bytes: usize) -> Result<usize> {
+pub fn datagrams_of(
+    from: &Netns,
+    to: SocketAddr,
+    count: usize,
+    bytes: usize,
+    expected: Expected,
+) -> Result<usize> {
     let (question, mut answer) = (vec![b'?'; bytes], vec![0; bytes + 1]);
     from.enter(|| {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any)?;
         socket.connect(to)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(expected.limit()))?;
         let mut answers = 0;
         for _ in 0..count {
             socket.send(&question)?;
-            let started = Instant::now();
-            if socket.recv(&mut answer).is_ok_and(|len| len == bytes) {
-                answers += 1;
-            } else if started.elapsed() >= PATIENCE {
+            match socket.recv(&mut answer) {
+                Ok(len) => answers += usize::from(len == bytes),
                 // One silence is enough; the rest is sent without waiting.
-                socket.set_read_timeout(Some(Duration::from_millis(1)))?;
+                Err(error) if is_silence(&error) => {
+                    socket.set_read_timeout(Some(Duration::from_millis(1)))?;
+                }
+                // Somebody said that nobody is there.
+                Err(_) => {}
             }
         }
         Ok(answers)

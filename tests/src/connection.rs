@@ -1,16 +1,20 @@
 //! A TCP connection whose two ends are both here, each in its namespace.
 
 use std::{
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
 use anyhow::{Result, bail};
 
-use crate::netns::{Netns, patience};
+use crate::{
+    client::{PATIENCE, SILENCE, is_silence},
+    netns::Netns,
+};
 
-/// Lasts until it is dropped.
+/// Lasts until it is dropped. What must come through is waited for with
+/// [`PATIENCE`], as it is sent again later and later after it was dropped.
 #[derive(Debug)]
 pub struct Connection {
     /// The end that opened it.
@@ -42,13 +46,9 @@ impl Connection {
         published: SocketAddr,
         address: SocketAddr,
     ) -> Result<Self> {
-        let limit = patience(Duration::from_secs(2));
         let server = to.enter(|| Ok(TcpListener::bind(address)?))?;
-        let near = from.enter(|| Ok(TcpStream::connect_timeout(&published, limit)?))?;
+        let near = from.enter(|| Ok(TcpStream::connect_timeout(&published, PATIENCE)?))?;
         let (far, _) = server.accept()?;
-        for end in [&near, &far] {
-            end.set_read_timeout(Some(limit / 2))?;
-        }
         Ok(Self {
             near,
             far,
@@ -56,27 +56,40 @@ impl Connection {
         })
     }
 
-    /// Whether bytes come through both ways; no if none do.
+    /// Whether bytes come through both ways.
     ///
     /// # Errors
     ///
-    /// If it does not end in silence.
+    /// If an end was closed.
     pub fn carries(&mut self) -> Result<bool> {
-        let there = hears(&mut self.near, &mut self.far)?;
-        let back = hears(&mut self.far, &mut self.near)?;
-        if there != back {
-            bail!("there: {there}, back: {back}");
-        }
-        Ok(there)
+        Ok(hears(&mut self.near, &mut self.far, PATIENCE)? && self.answers()?)
+    }
+
+    /// Whether none come through, either way.
+    ///
+    /// # Errors
+    ///
+    /// If an end was closed.
+    pub fn is_cut(&mut self) -> Result<bool> {
+        Ok(!hears(&mut self.near, &mut self.far, SILENCE)? && self.is_unanswered()?)
     }
 
     /// Whether bytes come through from the end that accepted it.
     ///
     /// # Errors
     ///
-    /// If it does not end in silence.
+    /// If an end was closed.
     pub fn answers(&mut self) -> Result<bool> {
-        hears(&mut self.far, &mut self.near)
+        hears(&mut self.far, &mut self.near, PATIENCE)
+    }
+
+    /// Whether none come through from the end that accepted it.
+    ///
+    /// # Errors
+    ///
+    /// If an end was closed.
+    pub fn is_unanswered(&mut self) -> Result<bool> {
+        Ok(!hears(&mut self.far, &mut self.near, SILENCE)?)
     }
 
     /// Whether both ends were told that it is over.
@@ -85,12 +98,21 @@ impl Connection {
     ///
     /// If one found another end than a reset or silence.
     pub fn is_reset(&mut self) -> Result<bool> {
-        let [near, far] = [&mut self.near, &mut self.far].map(|end| end.read(&mut [0]));
-        Ok(was_reset(near)? && was_reset(far)?)
+        Ok(is_told(&mut self.near, PATIENCE)? && is_told(&mut self.far, PATIENCE)?)
+    }
+
+    /// Whether neither end was told anything.
+    ///
+    /// # Errors
+    ///
+    /// If one found another end than a reset or silence.
+    pub fn is_told_nothing(&mut self) -> Result<bool> {
+        Ok(!is_told(&mut self.near, SILENCE)? && !is_told(&mut self.far, SILENCE)?)
     }
 }
 
-fn hears(speaker: &mut TcpStream, listener: &mut TcpStream) -> Result<bool> {
+fn hears(speaker: &mut TcpStream, listener: &mut TcpStream, limit: Duration) -> Result<bool> {
+    listener.set_read_timeout(Some(limit))?;
     speaker.write_all(b"x")?;
     match listener.read(&mut [0]) {
         Ok(1) => Ok(true),
@@ -100,15 +122,12 @@ fn hears(speaker: &mut TcpStream, listener: &mut TcpStream) -> Result<bool> {
     }
 }
 
-fn was_reset(read: io::Result<usize>) -> Result<bool> {
-    match read {
+fn is_told(end: &mut TcpStream, limit: Duration) -> Result<bool> {
+    end.set_read_timeout(Some(limit))?;
+    match end.read(&mut [0]) {
         Ok(bytes) => bail!("{bytes} bytes, and no reset"),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(true),
         Err(error) if is_silence(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-fn is_silence(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }

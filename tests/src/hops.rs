@@ -9,9 +9,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::{client::PATIENCE, netns::Netns};
+use crate::{client::Expected, netns::Netns};
 
-/// What came back for one probe.
+/// What comes back for one probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hop {
     /// A router on the way says that its time is over.
@@ -22,12 +22,23 @@ pub enum Hop {
     Silence,
 }
 
-/// A datagram that may go over `hops` links.
+impl Hop {
+    fn limit(self) -> Duration {
+        let expected = match self {
+            Self::Router | Self::End => Expected::Answer,
+            Self::Silence => Expected::Silence,
+        };
+        expected.limit()
+    }
+}
+
+/// What becomes of a datagram that may go over `hops` links, which should be
+/// `expected`.
 ///
 /// # Errors
 ///
 /// If the namespace can't be entered, or something else came back.
-pub fn udp(from: &Netns, to: SocketAddr, hops: u8) -> Result<Hop> {
+pub fn udp(from: &Netns, to: SocketAddr, hops: u8, expected: Hop) -> Result<Hop> {
     from.enter(|| {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any)?;
@@ -42,7 +53,7 @@ pub fn udp(from: &Netns, to: SocketAddr, hops: u8) -> Result<Hop> {
             }
         }
         socket.connect(to)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(expected.limit()))?;
         socket.send(b"probe")?;
         match socket.recv(&mut [0; 64]) {
             Ok(_) => Ok(Hop::End),
@@ -56,15 +67,16 @@ pub fn udp(from: &Netns, to: SocketAddr, hops: u8) -> Result<Hop> {
     })
 }
 
-/// An echo request that may go over `hops` links.
+/// What becomes of an echo request that may go over `hops` links, which should
+/// be `expected`.
 ///
 /// # Errors
 ///
 /// If ping can't be run.
-pub fn icmp(from: &Netns, to: IpAddr, hops: u8) -> Result<Hop> {
+pub fn icmp(from: &Netns, to: IpAddr, hops: u8, expected: Hop) -> Result<Hop> {
     let (hops, address) = (hops.to_string(), to.to_string());
-    let patience = PATIENCE.max(Duration::from_secs(1)).as_secs().to_string();
-    let arguments = ["-n", "-c", "1", "-W", &patience, "-t", &hops, &address];
+    let limit = expected.limit().as_secs_f32().to_string();
+    let arguments = ["-n", "-c", "1", "-W", &limit, "-t", &hops, &address];
     let output = from.output("ping", &arguments)?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(if output.status.success() {

@@ -25,7 +25,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::{
     agent::{Agent, Stats},
-    client::{self, Answer},
+    client::{self, Answer, Expected},
     netns::{Netns, Packets, Process, abandoned, wait_until},
     server,
     topology::{CADDY, HOST, INTERFACE, INTERNET, OFFICE, Topology, UPLINK},
@@ -131,13 +131,6 @@ fn start_servers(topology: &Topology, directory: &Path) -> Result<Vec<Process>> 
     })
 }
 
-/// What must become of a try.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
-    Answer,
-    Silence,
-}
-
 /// One line of the table.
 struct Try<'l> {
     from: (&'static str, &'l Netns),
@@ -155,18 +148,11 @@ enum How {
 impl Try<'_> {
     fn attempt(&self) -> Answer {
         let answer = match &self.how {
-            How::Fetch(url) => client::curl(self.from.1, url),
-            How::Greeting(address) => client::greeting(self.from.1, *address),
-            How::Ping(address) => client::ping(self.from.1, *address, PINGS),
+            How::Fetch(url) => client::curl(self.from.1, url, self.expected),
+            How::Greeting(address) => client::greeting(self.from.1, *address, self.expected),
+            How::Ping(address) => client::ping(self.from.1, *address, PINGS, self.expected),
         };
         answer.unwrap_or_else(|error| Answer::Failed(format!("{error:#}")))
-    }
-
-    fn is_as_expected(&self, answer: &Answer) -> bool {
-        match self.expected {
-            Expected::Answer => answer.is_answered(),
-            Expected::Silence => *answer == Answer::TimedOut,
-        }
     }
 }
 
@@ -300,7 +286,7 @@ impl Lab<'_> {
                 let answer = running
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                let as_expected = one.is_as_expected(&answer);
+                let as_expected = one.expected.is(&answer);
                 self.screen.row(one, &answer, as_expected);
                 good &= as_expected;
             }

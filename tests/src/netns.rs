@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _},
     net::UdpSocket,
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd, AsRawFd as _},
     path::{Path, PathBuf},
     process::{self, Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, setns},
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -193,7 +194,10 @@ impl Netns {
             // A kernel without IPv6 has only the first.
             Ok(["tcp", "tcp6"].map(|family| read(family).unwrap_or_default()))
         })?;
-        Ok(tables.iter().flat_map(|table| table.lines()).any(is_listener))
+        Ok(tables
+            .iter()
+            .flat_map(|table| table.lines())
+            .any(is_listener))
     }
 
     /// The number that the kernel gave this namespace and will give to no
@@ -348,6 +352,25 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// What it has written to a piped standard error by now, and was not read.
+    ///
+    /// # Errors
+    ///
+    /// If the pipe can't be read.
+    pub fn stderr_by_now(&mut self) -> Result<String> {
+        let mut text = Vec::new();
+        if let Some(pipe) = &mut self.child.stderr {
+            let mut part = [0; 4096];
+            while is_readable(pipe)? {
+                match pipe.read(&mut part)? {
+                    0 => break,
+                    len => text.extend_from_slice(&part[..len]),
+                }
+            }
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// What it wrote to a piped standard error, once it has ended.
     pub fn stderr(&mut self) -> String {
         let mut text = String::new();
@@ -367,6 +390,11 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+fn is_readable(pipe: &impl AsFd) -> Result<bool> {
+    let mut waiting = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut waiting, PollTimeout::ZERO)? > 0)
 }
 
 /// How often a condition is looked at.

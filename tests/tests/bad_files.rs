@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use sg_tests::{
     agent::Agent,
-    client,
+    client::{self, Expected},
     echo::Echo,
     netns::{Netns, wait_until},
     topology::{HOST, Topology},
@@ -167,8 +167,14 @@ impl<'l> Enforced<'l> {
     fn still_holds(&self) -> Result<()> {
         let before = self.agent.stats()?.packets(RULE);
         let at = |port| SocketAddr::from((HOST.v4, port));
-        assert_eq!(client::datagrams(&self.lab.internet, at(7000), 2)?, 2);
-        assert_eq!(client::datagrams(&self.lab.internet, at(7001), 1)?, 0);
+        assert_eq!(
+            client::datagrams(&self.lab.internet, at(7000), 2, Expected::Answer)?,
+            2
+        );
+        assert_eq!(
+            client::datagrams(&self.lab.internet, at(7001), 1, Expected::Silence)?,
+            0
+        );
         assert_eq!(self.agent.stats()?.packets(RULE), before + 2);
         Ok(())
     }
@@ -309,8 +315,14 @@ fn a_running_daemon_keeps_its_rules() -> Result<()> {
     }
     fs::remove_file(agent.rules())?;
     daemon.signal(nix::sys::signal::Signal::SIGHUP)?;
-    assert_eq!(client::datagrams(&lab.internet, at(7000), 2)?, 2);
-    assert_eq!(client::datagrams(&lab.internet, at(7001), 1)?, 0);
+    assert_eq!(
+        client::datagrams(&lab.internet, at(7000), 2, Expected::Answer)?,
+        2
+    );
+    assert_eq!(
+        client::datagrams(&lab.internet, at(7001), 1, Expected::Silence)?,
+        0
+    );
     assert_eq!(agent.generation(), generation, "the generation");
     ensure!(daemon.is_running(), "the daemon ended: {}", daemon.stderr());
 
@@ -318,6 +330,9 @@ fn a_running_daemon_keeps_its_rules() -> Result<()> {
     wait_until(
         "the next good file is loaded",
         Duration::from_secs(10),
-        || client::datagrams(&lab.internet, at(7001), 1).is_ok_and(|answers| answers == 1),
+        || {
+            client::datagrams(&lab.internet, at(7001), 1, Expected::Silence)
+                .is_ok_and(|answers| answers == 1)
+        },
     )
 }

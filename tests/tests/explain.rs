@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use sg_tests::{
     agent::Agent,
-    client,
+    client::PATIENCE,
     echo::Echo,
     netns::Netns,
     topology::{HOST, INTERNET, OFFICE, Topology},
@@ -198,7 +198,7 @@ fn a_live_flow_is_seen_and_left_alone() -> Result<()> {
     agent.apply(RULES)?;
     let port = lab.host.enter(|| {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.set_read_timeout(Some(client::PATIENCE))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         for _ in 0..2 {
             socket.send_to(b"question", (INTERNET.v4, 53))?;
             socket.recv(&mut [0; 64]).context("no answer")?;

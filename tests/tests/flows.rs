@@ -1,8 +1,7 @@
 //! `flows` lists what the kernel remembers, and forgets it when told to.
 
 use std::{
-    env,
-    io::{self, Read as _, Write as _},
+    env, io,
     net::{Ipv4Addr, UdpSocket},
     sync::Barrier,
     thread,
@@ -27,6 +26,7 @@ use sg_common::{
 use sg_tests::{
     agent::Agent,
     connection::Connection,
+    netns::wait_until,
     topology::{HOST, INTERNET, Topology},
 };
 
@@ -86,11 +86,12 @@ fn what_is_remembered() -> Result<()> {
         assert_eq!(flow[field], expected, "{field}");
     }
     let [age, idle] = ["age", "idle"].map(|field| flow[field].as_f64().unwrap_or(-1.0));
-    assert!(0.0 <= idle && idle <= age && age < 60.0, "{age} {idle}");
-    // A SYN and an ACK, a byte and an ACK of one; the last is perhaps on its way.
+    assert!(0.0 <= idle && idle <= age && age < 600.0, "{age} {idle}");
+    // A SYN and an ACK, a byte and an ACK of one; the last is perhaps on its way,
+    // and on a slow machine something was perhaps sent twice.
     let packets = |way: &str| flow[way]["packets"].as_u64().unwrap_or(0);
-    assert!((3..=4).contains(&packets("inbound")), "{flow}");
-    assert!((3..=4).contains(&packets("outbound")), "{flow}");
+    assert!((3..=6).contains(&packets("inbound")), "{flow}");
+    assert!((3..=6).contains(&packets("outbound")), "{flow}");
 
     let [v4, v6] = INTERNET.both().map(|address| address.to_string());
     let (near, far) = (remote.port().to_string(), local.port().to_string());
@@ -140,12 +141,9 @@ fn what_is_killed_begins_anew() -> Result<()> {
     assert_eq!(count(&agent, &[])?, 1);
     assert!(other.carries()?);
     // What the peer sends belongs to nothing now, until the host sends.
-    killed.far.write_all(b"x")?;
-    assert!(killed.near.read(&mut [0]).is_err());
+    assert!(killed.is_unanswered()?);
     assert!(agent.stats()?.drops("no_rule", "inbound") > 0);
-    killed.near.write_all(b"y")?;
-    assert_eq!(killed.far.read(&mut [0])?, 1);
-    assert_eq!(killed.near.read(&mut [0])?, 1);
+    assert!(killed.carries()?);
     Ok(())
 }
 
@@ -225,11 +223,20 @@ fn a_table_that_fills() -> Result<()> {
         assert_eq!(text.contains("warning:"), is_crowded, "{text}");
         let mut daemon = agent.start(&rules)?;
         // It looks when it begins, and then every ten seconds.
-        thread::sleep(Duration::from_millis(500));
+        let mut said = String::new();
+        let mut is_told = |limit| {
+            wait_until("a warning", limit, || {
+                said += &daemon.stderr_by_now().unwrap_or_default();
+                said.contains("IPv4 connections")
+            })
+        };
+        if is_crowded {
+            is_told(Duration::from_secs(20))?;
+        } else {
+            assert!(is_told(Duration::from_millis(500)).is_err(), "{said}");
+        }
         daemon.signal(Signal::SIGTERM)?;
         daemon.wait(Duration::from_secs(10))?;
-        let text = daemon.stderr();
-        assert_eq!(text.contains("IPv4 connections"), is_crowded, "{text}");
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use anyhow::Result;
 use sg_tests::{
     agent::Agent,
-    client::{self, Answer},
+    client::{self, Answer, Expected},
     echo::Echo,
     netns::{Netns, veth, wait_until},
     packet::{Network, Packet, Transport},
@@ -84,18 +84,22 @@ fn large_packets_are_counted_exactly(xdp: &str) -> Result<()> {
     apply(&agent, xdp)?;
     let (before, link) = agent.stats_and_link(&cable.peer, INTERFACE)?;
     for (host, peer) in HOST.both().into_iter().zip(OFFICE.both()) {
-        let asked = |port| client::datagrams_of(&cable.peer, (host, port).into(), 5, DATA);
-        assert_eq!(asked(7000)?, 5, "answers from {host}");
-        assert_eq!(asked(7001)?, 0, "answers from {host}");
-        let answers = client::datagrams_of(&cable.host, (peer, 53).into(), 5, DATA)?;
+        let asked = |from, to, expected| client::datagrams_of(from, to, 5, DATA, expected);
+        let answers = asked(&cable.peer, (host, 7000).into(), Expected::Answer)?;
+        assert_eq!(answers, 5, "answers from {host}");
+        let answers = asked(&cable.peer, (host, 7001).into(), Expected::Silence)?;
+        assert_eq!(answers, 0, "answers from {host}");
+        let answers = asked(&cable.host, (peer, 53).into(), Expected::Answer)?;
         assert_eq!(answers, 5, "answers from {peer}");
         fetched(&client::curl(
             &cable.peer,
             &client::url("http", host, 80, ""),
+            Expected::Answer,
         )?);
         fetched(&client::curl(
             &cable.host,
             &client::url("http", peer, 80, ""),
+            Expected::Answer,
         )?);
     }
     let (after, now) = agent.stats_and_link(&cable.peer, INTERFACE)?;
@@ -168,7 +172,7 @@ fn moves_by_one(
 ) -> Result<()> {
     let before = counter(&agent.stats()?);
     wire.send(frame)?;
-    wait_until(what, Duration::from_secs(2), || {
+    wait_until(what, Duration::from_secs(10), || {
         agent
             .stats()
             .is_ok_and(|stats| counter(&stats) == before + 1)

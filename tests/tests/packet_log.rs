@@ -7,7 +7,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use sg_tests::{
     agent::Agent,
-    client,
+    client::{self, Expected},
     netns::wait_until,
     topology::{HOST, Topology},
 };
@@ -33,7 +33,7 @@ fn every_packet_leaves_a_line() -> Result<()> {
         Duration::from_secs(30),
         || agent.generation().is_some(),
     )?;
-    assert!(client::ping(&lab.internet, HOST.v4.into(), 3)?.is_answered());
+    assert!(client::ping(&lab.internet, HOST.v4.into(), 3, Expected::Answer)?.is_answered());
     assert_eq!(agent.stats()?.packets("pings/inbound/ping"), 3);
     daemon.signal(Signal::SIGTERM)?;
     assert_eq!(daemon.wait(Duration::from_secs(10))?, Some(0));

@@ -1,12 +1,15 @@
 //! What real paths do: links of another MTU, fragments, and routers that say
 //! what is wrong. All of it with the rules that it needs and no others.
 
-use std::{net::IpAddr, thread, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use sg_tests::{
     agent::Agent,
-    client::{self, Answer},
+    client::{self, Answer, Expected, PATIENCE},
     echo::Echo,
     hops::{self, Hop},
     topology::{HOST, INTERNET, OFFICE, Topology},
@@ -76,15 +79,19 @@ fn a_download_survives_a_smaller_mtu(outbound: &str, host: IpAddr) -> Result<()>
     let page = "x".repeat(PAGE_BYTES);
     let _server = Echo::http(&lab.host, 80, &page)?;
     agent.apply(&SERVER.replace("OUTBOUND", outbound))?;
-    let url = client::url("http", host, 80, "");
-    let slowly = ["--limit-rate", "1M"];
-    let fetched = thread::scope(|scope| {
-        let fetched = scope.spawn(|| client::curl_with(&lab.internet, &url, &slowly));
-        thread::sleep(Duration::from_millis(400));
-        lab.router.ip("link set to-internet mtu 1280")?;
-        fetched.join().expect("no panic")
-    })?;
-    assert!(fetched.to_string().starts_with("200, 1.5 MB"), "{fetched}");
+    let address = SocketAddr::new(host, 80);
+    let connect = || Ok(TcpStream::connect_timeout(&address, PATIENCE)?);
+    let mut stream = lab.internet.enter(connect)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut begin = vec![0; PAGE_BYTES / 4];
+    stream.read_exact(&mut begin)?;
+    lab.router.ip("link set to-internet mtu 1280")?;
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).context("it ended there")?;
+    assert!(begin.starts_with(b"HTTP/1.0 200 OK\r\n"));
+    let answer = [str::from_utf8(&begin)?, &rest].concat();
+    assert!(answer.ends_with(&format!("\r\n\r\n{page}")));
     let stats = agent.stats()?;
     assert!(stats.implicit("related") > 0, "nobody said anything");
     assert_eq!(stats.drops("no_rule", "inbound"), 0);
@@ -136,7 +143,13 @@ fn b18_pings_of_every_size_are_answered() -> Result<()> {
             };
             for data in b18_sizes().iter().copied() {
                 let before = counted(&agent)?;
-                answered(&client::ping_of(&lab.office, host, 1, data)?);
+                answered(&client::ping_of(
+                    &lab.office,
+                    host,
+                    1,
+                    data,
+                    Expected::Answer,
+                )?);
                 assert_eq!(
                     counted(&agent)? - before,
                     pieces(host, data),
@@ -158,7 +171,13 @@ fn b18_the_hosts_own_pings_of_every_size_are_answered() -> Result<()> {
     agent.apply(CLIENT)?;
     for address in INTERNET.both() {
         for data in [0, 1, 8, 56, 4000] {
-            answered(&client::ping_of(&lab.host, address, 1, data)?);
+            answered(&client::ping_of(
+                &lab.host,
+                address,
+                1,
+                data,
+                Expected::Answer,
+            )?);
         }
     }
     let stats = agent.stats()?;
@@ -166,7 +185,7 @@ fn b18_the_hosts_own_pings_of_every_size_are_answered() -> Result<()> {
     assert_eq!(stats.drops("no_rule", "inbound"), 0);
     // Nobody else is pinged, in pieces or not.
     for address in OFFICE.both() {
-        let answer = client::ping_of(&lab.host, address, 1, 4000)?;
+        let answer = client::ping_of(&lab.host, address, 1, 4000, Expected::Silence)?;
         assert!(!answer.is_answered(), "{address}: {answer}");
     }
     Ok(())
@@ -185,9 +204,11 @@ fn datagrams_in_pieces_go_both_ways() -> Result<()> {
     agent.apply(&SERVER.replace("OUTBOUND", CLOSED))?;
     let mut expected = 0;
     for host in HOST.both() {
-        let ask = |port| client::datagrams_of(&lab.office, (host, port).into(), 4, DATA);
-        assert_eq!(ask(7000)?, 4, "answers from {host}");
-        assert_eq!(ask(7001)?, 0, "answers from {host}");
+        let ask = |port, expected| {
+            client::datagrams_of(&lab.office, (host, port).into(), 4, DATA, expected)
+        };
+        assert_eq!(ask(7000, Expected::Answer)?, 4, "answers from {host}");
+        assert_eq!(ask(7001, Expected::Silence)?, 0, "answers from {host}");
         expected += 4 * pieces(host, DATA);
     }
     let stats = agent.stats()?;
@@ -199,7 +220,8 @@ fn datagrams_in_pieces_go_both_ways() -> Result<()> {
 
     agent.apply(CLIENT)?;
     for peer in INTERNET.both() {
-        let answers = client::datagrams_of(&lab.host, (peer, 7000).into(), 4, DATA)?;
+        let to = (peer, 7000).into();
+        let answers = client::datagrams_of(&lab.host, to, 4, DATA, Expected::Answer)?;
         assert_eq!(answers, 4, "answers from {peer}");
     }
     assert_eq!(agent.stats()?.packets("client/outbound/echo"), expected);
@@ -214,9 +236,9 @@ fn traceroutes_of_the_host_see_the_way() -> Result<()> {
     for address in INTERNET.both() {
         for (hop, found) in [(1, Hop::Router), (2, Hop::End)] {
             let port = 33_433 + u16::from(hop);
-            let udp = hops::udp(&lab.host, (address, port).into(), hop)?;
+            let udp = hops::udp(&lab.host, (address, port).into(), hop, found)?;
             assert_eq!(udp, found, "udp to {address}, {hop} hops");
-            let icmp = hops::icmp(&lab.host, address, hop)?;
+            let icmp = hops::icmp(&lab.host, address, hop, found)?;
             assert_eq!(icmp, found, "icmp to {address}, {hop} hops");
         }
     }
@@ -234,19 +256,12 @@ fn traceroutes_to_the_host_see_its_end() -> Result<()> {
     let agent = Agent::new(&lab.host)?;
     agent.apply(&SERVER.replace("OUTBOUND", CLOSED))?;
     for host in HOST.both() {
-        let probe = |from| hops::udp(from, (host, 33_435).into(), 2);
-        assert_eq!(probe(&lab.office)?, Hop::End, "udp to {host}");
-        assert_eq!(
-            hops::icmp(&lab.office, host, 2)?,
-            Hop::End,
-            "icmp to {host}"
-        );
-        assert_eq!(probe(&lab.internet)?, Hop::Silence, "udp to {host}");
-        assert_eq!(
-            hops::icmp(&lab.internet, host, 2)?,
-            Hop::Silence,
-            "icmp to {host}"
-        );
+        for (from, found) in [(&lab.office, Hop::End), (&lab.internet, Hop::Silence)] {
+            let udp = hops::udp(from, (host, 33_435).into(), 2, found)?;
+            assert_eq!(udp, found, "udp to {host}");
+            let icmp = hops::icmp(from, host, 2, found)?;
+            assert_eq!(icmp, found, "icmp to {host}");
+        }
     }
     // It says that nobody is there, and may say nothing else.
     let stats = agent.stats()?;

@@ -17,6 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use sg_tests::{
     agent::{Agent, Stats},
+    client::PATIENCE,
     fault::Objects,
     netns::{Netns, veth},
     reload::{Reloader, memory_bytes},
@@ -198,7 +199,7 @@ impl Path {
 
     /// Waits until all that was sent has arrived.
     fn drain_all(&mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         while self.tally.received < self.tally.sent {
             self.drain();
             ensure!(

@@ -15,7 +15,7 @@ use serde_json::Value;
 use sg_tests::{
     agent::Agent,
     capture::{self, ETHERNET, RAW},
-    client,
+    client::{self, Expected},
     echo::Echo,
     netns::{Netns, Process, wait_until},
     packet::{Packet, Transport, tcp},
@@ -78,6 +78,17 @@ fn brief(line: &Value) -> String {
         .join(" ")
 }
 
+/// Octets of data in the last datagram of the real traffic, and in its answer.
+const LAST: usize = 1000;
+
+/// Whether a capture ends with it.
+fn is_last_in(file: &[u8]) -> bool {
+    let runs = file.chunk_by(|a, b| a == b);
+    runs.filter(|run| run[0] == b'?' && run.len() >= LAST)
+        .count()
+        == 2
+}
+
 /// tcpdump on the router's end of the host's link, as long as this lives.
 fn tcpdump(router: &Netns, file: &Path) -> Result<Process> {
     let mut command = Command::new("tcpdump");
@@ -104,14 +115,20 @@ fn real_traffic_gets_the_verdicts_that_it_got_live() -> Result<()> {
     let file = agent.directory().join("live.pcap");
     let mut tcpdump = tcpdump(&lab.router, &file)?;
 
+    let [answer, silence] = [Expected::Answer, Expected::Silence];
     for address in HOST.both() {
-        client::curl(&lab.internet, &client::url("http", address, 80, ""))?;
-        client::connect(&lab.internet, SocketAddr::from((address, 22)))?;
-        client::ping(&lab.office, address, 1)?;
+        let url = client::url("http", address, 80, "");
+        client::curl(&lab.internet, &url, answer)?;
+        client::connect(&lab.internet, SocketAddr::from((address, 22)), silence)?;
+        client::ping(&lab.office, address, 1, silence)?;
     }
-    client::datagrams(&lab.office, (HOST.v4, 7000).into(), 2)?;
-    client::datagrams(&lab.host, (INTERNET.v4, 53).into(), 2)?;
-    client::ping(&lab.host, OFFICE.v4.into(), 2)?;
+    client::datagrams(&lab.office, (HOST.v4, 7000).into(), 2, answer)?;
+    client::ping(&lab.host, OFFICE.v4.into(), 2, answer)?;
+    // The last of them can be told from the others.
+    client::datagrams_of(&lab.host, (INTERNET.v4, 53).into(), 1, LAST, answer)?;
+    wait_until("tcpdump has seen the last", Duration::from_secs(10), || {
+        fs::read(&file).is_ok_and(|file| is_last_in(&file))
+    })?;
 
     let after = agent.stats_and_link(&lab.router, UPLINK)?.0;
     tcpdump.signal(Signal::SIGINT)?;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use sg_tests::{
     agent::Agent,
-    client::{self, Answer},
+    client::{self, Answer, Expected, PATIENCE},
     echo::Echo,
     netns::{Netns, Process, wait_until},
     topology::{HOST, Topology},
@@ -40,8 +40,10 @@ fn at(port: u16) -> SocketAddr {
 
 /// Port 7000 answers and 7001 does not; says how many packets the rule passed.
 fn enforced(from: &Netns) -> Result<u64> {
-    assert_eq!(client::datagrams(from, at(7000), 3)?, 3, "7000 is allowed");
-    assert_eq!(client::datagrams(from, at(7001), 1)?, 0, "7001 is not");
+    let allowed = client::datagrams(from, at(7000), 3, Expected::Answer)?;
+    assert_eq!(allowed, 3, "7000 is allowed");
+    let forbidden = client::datagrams(from, at(7001), 1, Expected::Silence)?;
+    assert_eq!(forbidden, 0, "7001 is not");
     Ok(3)
 }
 
@@ -85,7 +87,7 @@ fn a_flow_of_the_host_outlives_the_agent_and_a_reload() -> Result<()> {
     let socket = lab.host.enter(|| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
         socket.connect::<SocketAddr>(to)?;
-        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         Ok(socket)
     })?;
     let ask = || -> Result<usize> {
@@ -126,14 +128,17 @@ fn sigterm_and_sigint_end_cleanly_and_leave_enforcement() -> Result<()> {
 
 /// Waits until the other port is the open one.
 fn reloaded(lab: &Topology, daemon: &mut Process) -> Result<()> {
-    let is_open =
-        || client::datagrams(&lab.internet, at(7001), 1).is_ok_and(|answers| answers == 1);
+    // It is closed until then.
+    let is_open = || {
+        client::datagrams(&lab.internet, at(7001), 1, Expected::Silence)
+            .is_ok_and(|answers| answers == 1)
+    };
     wait_until("the new rules are enforced", SOON, || {
         !daemon.is_running() || is_open()
     })?;
     ensure!(daemon.is_running(), "the daemon ended: {}", daemon.stderr());
     assert_eq!(
-        client::datagrams(&lab.internet, at(7000), 1)?,
+        client::datagrams(&lab.internet, at(7000), 1, Expected::Silence)?,
         0,
         "7000 is closed now"
     );
@@ -185,7 +190,8 @@ fn sighup_loads_the_file_again() -> Result<()> {
     reloaded(&lab, &mut daemon)?;
     // With nothing to do it is no reason to end.
     daemon.signal(Signal::SIGHUP)?;
-    assert_eq!(client::datagrams(&lab.internet, at(7001), 2)?, 2);
+    let answers = client::datagrams(&lab.internet, at(7001), 2, Expected::Answer)?;
+    assert_eq!(answers, 2);
     assert!(daemon.is_running());
     Ok(())
 }
@@ -196,14 +202,17 @@ fn detach_removes_everything() -> Result<()> {
     let agent = Agent::new(&lab.host)?;
     let _server = Echo::http(&lab.host, 8080, "open again")?;
     agent.apply(&rules(7000))?;
-    let connect = || client::connect(&lab.internet, at(8080));
-    assert_eq!(connect()?, Answer::TimedOut);
+    let connect = |expected| client::connect(&lab.internet, at(8080), expected);
+    assert_eq!(connect(Expected::Silence)?, Answer::TimedOut);
     assert!(
         !agent.pins()?.is_empty(),
         "something is pinned while it is attached"
     );
     agent.run(&["detach"])?;
-    assert!(connect()?.is_answered(), "traffic flows again");
+    assert!(
+        connect(Expected::Answer)?.is_answered(),
+        "traffic flows again"
+    );
     assert_eq!(agent.pins()?, Vec::<std::path::PathBuf>::new());
     assert_eq!(
         agent.programs_on_interface()?,

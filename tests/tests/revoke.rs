@@ -1,12 +1,11 @@
 //! What becomes of the flows of a rule that goes: `on_revoke`.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use anyhow::Result;
 use sg_tests::{
     agent::Agent,
-    client::{self, Answer},
+    client::{self, Answer, Expected, PATIENCE},
     connection::Connection,
     echo::Echo,
     topology::{HOST, INTERNET, Topology},
@@ -60,7 +59,7 @@ fn connections(lab: &Topology) -> Result<Vec<Connection>> {
 }
 
 fn is_closed_to_new_ones(lab: &Topology) -> Result<()> {
-    let answer = client::connect(&lab.internet, (HOST.v4, PORT).into())?;
+    let answer = client::connect(&lab.internet, (HOST.v4, PORT).into(), Expected::Silence)?;
     assert_eq!(answer, Answer::TimedOut);
     Ok(())
 }
@@ -81,7 +80,7 @@ fn keep_lives_on_without_a_rule() -> Result<()> {
     let socket = lab
         .internet
         .enter(|| Ok(UdpSocket::bind((INTERNET.v4, 0))?))?;
-    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
     socket.connect((HOST.v4, PORT))?;
     assert!(is_echoed(&socket)?);
 
@@ -133,9 +132,9 @@ fn recheck_tells_nobody() -> Result<()> {
     let [first, .., last] = connections.as_mut_slice() else {
         unreachable!()
     };
-    assert!(!first.is_reset()?);
-    assert!(!last.is_reset()?);
-    assert!(!last.carries()?);
+    assert!(first.is_told_nothing()?);
+    assert!(last.is_told_nothing()?);
+    assert!(last.is_cut()?);
     Ok(())
 }
 
@@ -152,7 +151,7 @@ fn what_counts_is_the_rule_that_allowed_it_last() -> Result<()> {
     }
     agent.apply(NOTHING)?;
     for connection in connections.iter_mut().step_by(2) {
-        assert!(!connection.carries()?);
+        assert!(connection.is_cut()?);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, path::Path};
 use anyhow::Result;
 use sg_tests::{
     agent::Agent,
-    client,
+    client::{self, Expected},
     echo::Echo,
     topology::{HOST, Topology},
 };
@@ -45,8 +45,10 @@ fn with_narrow() -> Result<Topology> {
     Ok(lab)
 }
 
-fn echoes(lab: &Topology) -> Result<usize> {
-    client::datagrams(&lab.internet, SocketAddr::new(HOST.v4.into(), PORT), 3)
+/// How many of three datagrams come back.
+fn echoes(lab: &Topology, expected: Expected) -> Result<usize> {
+    let host = SocketAddr::new(HOST.v4.into(), PORT);
+    client::datagrams(&lab.internet, host, 3, expected)
 }
 
 /// The generations that something is kept with in the run directory.
@@ -72,7 +74,7 @@ fn hooks_that_were_switched_are_switched_back() -> Result<()> {
     let _server = Echo::udp(&lab.host, PORT)?;
     let agent = Agent::new(&lab.host)?;
     agent.apply(ECHO)?;
-    assert_eq!(echoes(&lab)?, 3);
+    assert_eq!(echoes(&lab, Expected::Answer)?, 3);
     let (programs, pins) = (agent.programs_on_interface()?, agent.pins()?);
     let counted = agent.stats()?.packets("echo/inbound/echo");
 
@@ -90,7 +92,11 @@ fn hooks_that_were_switched_are_switched_back() -> Result<()> {
     assert_eq!(agent.pins()?, pins, "no pin more or less");
     assert_eq!(kept(&lab)?, ["1"], "what is kept is of what runs");
     assert_eq!(agent.generation(), Some(1));
-    assert_eq!(echoes(&lab)?, 3, "the old rules are in force");
+    assert_eq!(
+        echoes(&lab, Expected::Answer)?,
+        3,
+        "the old rules are in force"
+    );
     assert_eq!(agent.stats()?.packets("echo/inbound/echo"), counted + 3);
     let status = agent.output(&["status"])?;
     assert_eq!(status.status.code(), Some(0), "{status:?}");
@@ -109,7 +115,7 @@ fn a_first_generation_that_fails_leaves_nothing() -> Result<()> {
     assert!(!agent.pin_directory()?.exists());
     let cookie = lab.host.cookie()?;
     assert!(!Path::new(&format!("/run/sg-agent/netns-{cookie}")).exists());
-    assert_eq!(echoes(&lab)?, 3, "nothing is enforced");
+    assert_eq!(echoes(&lab, Expected::Answer)?, 3, "nothing is enforced");
     Ok(())
 }
 
@@ -119,15 +125,19 @@ fn a_lost_description_does_not_cost_protection() -> Result<()> {
     let _server = Echo::udp(&lab.host, PORT)?;
     let agent = Agent::new(&lab.host)?;
     agent.apply("[[attach]]\ninterfaces = [\"eth0\"]\ngroups = [\"g\"]\n[groups.g]\n")?;
-    assert_eq!(echoes(&lab)?, 0, "deny all");
+    assert_eq!(echoes(&lab, Expected::Silence)?, 0, "deny all");
     let cookie = lab.host.cookie()?;
     fs::remove_dir_all(format!("/run/sg-agent/netns-{cookie}"))?;
 
     refused(&agent)?;
-    assert_eq!(echoes(&lab)?, 0, "what was enforced still is");
+    assert_eq!(
+        echoes(&lab, Expected::Silence)?,
+        0,
+        "what was enforced still is"
+    );
 
     agent.apply(ECHO)?;
-    assert_eq!(echoes(&lab)?, 3, "and it can be replaced");
+    assert_eq!(echoes(&lab, Expected::Answer)?, 3, "and it can be replaced");
     let status = agent.run(&["status"])?;
     assert!(status.contains("xdp-native"), "{status}");
     Ok(())
@@ -141,16 +151,20 @@ fn detach_needs_no_description() -> Result<()> {
     agent.apply(
         "[[attach]]\ninterfaces = [\"eth0\"]\ngroups = [\"g\"]\n[groups.g]\noutbound = []\n",
     )?;
-    assert_eq!(echoes(&lab)?, 0, "deny all");
+    assert_eq!(echoes(&lab, Expected::Silence)?, 0, "deny all");
     let cookie = lab.host.cookie()?;
     fs::write(
         format!("/run/sg-agent/netns-{cookie}/generation.json"),
         "{ damaged",
     )?;
     assert_eq!(agent.output(&["stats"])?.status.code(), Some(2));
-    assert_eq!(echoes(&lab)?, 0, "still enforced");
+    assert_eq!(echoes(&lab, Expected::Silence)?, 0, "still enforced");
     agent.run(&["detach"])?;
-    assert_eq!(echoes(&lab)?, 3, "both directions are open again");
+    assert_eq!(
+        echoes(&lab, Expected::Answer)?,
+        3,
+        "both directions are open again"
+    );
     assert!(!agent.pin_directory()?.exists());
     Ok(())
 }

@@ -11,7 +11,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use sg_tests::{
     agent::Agent,
-    client::{self, Answer},
+    client::{self, Answer, Expected},
     echo::Echo,
     foreign,
     netns::wait_until,
@@ -82,7 +82,11 @@ fn b30_another_program_is_named_and_left_alone() -> Result<()> {
             shown.contains(&format!("id {} ", other.id)),
             "{xdp}: {shown}"
         );
-        let ping = client::ping(&lab.office, HOST.v4.into(), 1)?;
+        let expected = match code {
+            0 => Expected::Silence,
+            _ => Expected::Answer,
+        };
+        let ping = client::ping(&lab.office, HOST.v4.into(), 1, expected)?;
         if code == 0 {
             // Judged elsewhere, beside the other program.
             assert_eq!(ping, Answer::TimedOut, "{xdp}");
@@ -129,7 +133,7 @@ fn a_second_writer_is_refused_and_told_who_the_first_is() -> Result<()> {
     agent.run(&["check", &rules])?;
     // The lock dies with its owner.
     daemon.signal(Signal::SIGKILL)?;
-    daemon.wait(Duration::from_secs(5))?;
+    daemon.wait(Duration::from_secs(10))?;
     agent.run(&["apply", &rules])?;
     Ok(())
 }
@@ -144,7 +148,7 @@ fn b29_neighbours_are_found_again_under_deny_all() -> Result<()> {
             namespace.ip(&format!("neigh flush dev {interface}"))?;
         }
         assert!(
-            client::ping(&lab.office, address, 2)?.is_answered(),
+            client::ping(&lab.office, address, 2, Expected::Answer)?.is_answered(),
             "{address}"
         );
     }
@@ -158,8 +162,11 @@ fn b29_neighbours_are_found_again_under_deny_all() -> Result<()> {
     agent.apply(DENY_ALL)?;
     for address in HOST.both() {
         lab.router.ip(&format!("neigh flush dev {UPLINK}"))?;
-        assert_eq!(client::ping(&lab.office, address, 1)?, Answer::TimedOut);
-        wait_until("the router knows the host", Duration::from_secs(5), || {
+        assert_eq!(
+            client::ping(&lab.office, address, 1, Expected::Silence)?,
+            Answer::TimedOut
+        );
+        wait_until("the router knows the host", Duration::from_secs(10), || {
             let shown = lab
                 .router
                 .output("ip", &["neigh", "show", &address.to_string()]);
@@ -177,10 +184,10 @@ fn an_interface_that_is_not_attached_is_untouched() -> Result<()> {
     let _server = Echo::http(&lab.host, 80, "open")?;
     lab.host.ip("link add side type veth peer name edis")?;
     lab.host.ip("link set side up")?;
-    let before = client::connect(&lab.office, (HOST.v4, 80).into())?;
+    let before = client::connect(&lab.office, (HOST.v4, 80).into(), Expected::Answer)?;
     assert!(before.is_answered(), "{before}");
     agent.apply(&DENY_ALL.replace("eth0", "side"))?;
-    let after = client::connect(&lab.office, (HOST.v4, 80).into())?;
+    let after = client::connect(&lab.office, (HOST.v4, 80).into(), Expected::Answer)?;
     assert!(after.is_answered(), "{after}");
     let status = agent.output(&["status"])?;
     let text = String::from_utf8_lossy(&status.stdout);

@@ -1,10 +1,11 @@
 //! The first enforcement on a host that is at work: what goes on, goes on.
 
-use std::{net::SocketAddr, net::UdpSocket, time::Duration};
+use std::{net::SocketAddr, net::UdpSocket};
 
 use anyhow::Result;
 use sg_tests::{
     agent::Agent,
+    client::PATIENCE,
     connection::Connection,
     netns::{Netns, veth},
     topology::{HOST, INTERFACE, INTERNET, Topology},
@@ -57,7 +58,7 @@ fn b24_what_the_rules_allow_goes_on() -> Result<()> {
         .enter(|| Ok(UdpSocket::bind((INTERNET.v4, PORT))?))?;
     let asks = lab.host.enter(|| Ok(UdpSocket::bind((HOST.v4, 0))?))?;
     asks.connect((INTERNET.v4, PORT))?;
-    asks.set_read_timeout(Some(Duration::from_secs(2)))?;
+    asks.set_read_timeout(Some(PATIENCE))?;
     asks.send(b"question")?;
     let (_, from) = asked.recv_from(&mut [0; 16])?;
 
@@ -93,7 +94,7 @@ fn what_they_do_not_allow_is_cut() -> Result<()> {
     let mut connections = connections(&lab)?;
     agent.apply(&rules(NOBODY, NOBODY, "allowed"))?;
     for connection in connections.iter_mut().step_by(2) {
-        assert!(!connection.answers()?);
+        assert!(connection.is_unanswered()?);
     }
     Ok(())
 }
@@ -124,7 +125,7 @@ fn none_of_it_need() -> Result<()> {
     let mut connections = connections(&lab)?;
     agent.apply(&rules(EVERYONE, EVERYONE, "none"))?;
     for connection in connections.iter_mut().step_by(2) {
-        assert!(!connection.answers()?, "nobody knows of it");
+        assert!(connection.is_unanswered()?, "nobody knows of it");
     }
     Ok(())
 }

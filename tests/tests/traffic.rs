@@ -7,7 +7,7 @@ use anyhow::Result;
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use sg_tests::{
     agent::Agent,
-    client::{self, Answer},
+    client::{self, Answer, Expected},
     echo::Echo,
     topology::{CADDY, Ends, HOST, INTERNET, OFFICE, Topology, UPLINK},
 };
@@ -75,18 +75,22 @@ fn allowed_is_answered_and_the_rest_is_silent(lab: &Topology) -> Result<()> {
         answered(&client::curl(
             &lab.internet,
             &client::url("http", address, 80, ""),
+            Expected::Answer,
         )?);
         silent(&client::curl(
             &lab.internet,
             &client::url("http", address, 8080, ""),
+            Expected::Silence,
         )?);
         // Nobody listens there: a closed port looks like any other.
-        silent(&client::connect(&lab.internet, port(9))?);
-        silent(&client::ping(&lab.internet, address, 1)?);
-        answered(&client::ping(&lab.office, address, 2)?);
-        assert_eq!(client::datagrams(&lab.office, port(7000), 3)?, 3);
-        assert_eq!(client::datagrams(&lab.office, port(7002), 1)?, 0);
-        assert_eq!(client::datagrams(&lab.internet, port(7000), 1)?, 0);
+        silent(&client::connect(&lab.internet, port(9), Expected::Silence)?);
+        silent(&client::ping(&lab.internet, address, 1, Expected::Silence)?);
+        answered(&client::ping(&lab.office, address, 2, Expected::Answer)?);
+        let asked =
+            |from, number, count, expected| client::datagrams(from, port(number), count, expected);
+        assert_eq!(asked(&lab.office, 7000, 3, Expected::Answer)?, 3);
+        assert_eq!(asked(&lab.office, 7002, 1, Expected::Silence)?, 0);
+        assert_eq!(asked(&lab.internet, 7000, 1, Expected::Silence)?, 0);
     }
     Ok(())
 }
@@ -96,14 +100,24 @@ fn judge(xdp: &str, outbound: &str) -> Result<()> {
     let agent = Agent::new(&lab.host)?;
     let _servers = Servers::start(&lab)?;
     // Without rules all of it answers, so that silence means something.
-    answered(&client::connect(&lab.internet, (HOST.v4, 8080).into())?);
+    answered(&client::connect(
+        &lab.internet,
+        (HOST.v4, 8080).into(),
+        Expected::Answer,
+    )?);
     agent.apply(&rules(xdp, outbound))?;
     allowed_is_answered_and_the_rest_is_silent(&lab)?;
+    let expected = if outbound == OPEN {
+        Expected::Answer
+    } else {
+        Expected::Silence
+    };
     for address in INTERNET.both() {
-        let fetched = client::curl(&lab.host, &client::url("http", address, 80, ""))?;
-        let asked = client::datagrams(&lab.host, (address, 53).into(), 2)?;
-        let pinged = client::ping(&lab.host, address, 2)?;
-        if outbound == OPEN {
+        let url = client::url("http", address, 80, "");
+        let fetched = client::curl(&lab.host, &url, expected)?;
+        let asked = client::datagrams(&lab.host, (address, 53).into(), 2, expected)?;
+        let pinged = client::ping(&lab.host, address, 2, expected)?;
+        if expected == Expected::Answer {
             answered(&fetched);
             answered(&pinged);
             assert_eq!(asked, 2, "answers from {address}");
@@ -160,15 +174,15 @@ fn outbound_rules_name_who_may_be_called() -> Result<()> {
           { name = "web", protocol = "tcp", ports = 80, to = ["203.0.113.0/24", "2001:db8:2::/48"] },
         ]"#,
     )?;
-    let fetch = |to: Ends, port| -> Result<Vec<Answer>> {
-        to.both()
-            .into_iter()
-            .map(|address| client::curl(&lab.host, &client::url("http", address, port, "")))
-            .collect()
+    let fetch = |to: Ends, port, expected| -> Result<Vec<Answer>> {
+        let url = |address| client::url("http", address, port, "");
+        let fetch = |address| client::curl(&lab.host, &url(address), expected);
+        to.both().into_iter().map(fetch).collect()
     };
-    fetch(INTERNET, 80)?.iter().for_each(answered);
-    fetch(INTERNET, 8080)?.iter().for_each(silent);
-    fetch(OFFICE, 80)?.iter().for_each(silent);
+    let [answer, silence] = [Expected::Answer, Expected::Silence];
+    fetch(INTERNET, 80, answer)?.iter().for_each(answered);
+    fetch(INTERNET, 8080, silence)?.iter().for_each(silent);
+    fetch(OFFICE, 80, silence)?.iter().for_each(silent);
     let stats = agent.stats()?;
     assert_eq!(stats.rule("client/outbound/web", "flows"), 2);
     Ok(())
@@ -183,24 +197,23 @@ fn counts_are_exact(xdp: &str) -> Result<()> {
     agent.apply(&rules(xdp, OPEN))?;
     let (before, link) = agent.stats_and_link(&lab.router, UPLINK)?;
 
-    answered(&client::ping(&lab.office, HOST.v4.into(), 5)?);
-    answered(&client::ping(&lab.office, HOST.v6.into(), 4)?);
-    assert_eq!(
-        client::datagrams(&lab.office, (HOST.v4, 7000).into(), 7)?,
-        7
-    );
-    assert_eq!(
-        client::datagrams(&lab.office, (HOST.v4, 7002).into(), 6)?,
-        0
-    );
+    let [answer, silence] = [Expected::Answer, Expected::Silence];
+    answered(&client::ping(&lab.office, HOST.v4.into(), 5, answer)?);
+    answered(&client::ping(&lab.office, HOST.v6.into(), 4, answer)?);
+    let asked = |port, count, expected| {
+        client::datagrams(&lab.office, (HOST.v4, port).into(), count, expected)
+    };
+    assert_eq!(asked(7000, 7, answer)?, 7);
+    assert_eq!(asked(7002, 6, silence)?, 0);
     for _ in 0..3 {
         answered(&client::curl(
             &lab.internet,
             &client::url("http", HOST.v4.into(), 80, ""),
+            answer,
         )?);
     }
     assert_eq!(
-        client::datagrams(&lab.host, (INTERNET.v4, 53).into(), 8)?,
+        client::datagrams(&lab.host, (INTERNET.v4, 53).into(), 8, answer)?,
         8
     );
 
@@ -252,7 +265,7 @@ fn dropped_outbound_packets_are_counted_and_do_not_leave() -> Result<()> {
     let _servers = Servers::start(&lab)?;
     agent.apply(&rules("auto", CLOSED))?;
     let (before, link) = agent.stats_and_link(&lab.router, UPLINK)?;
-    let answers = client::datagrams(&lab.host, (INTERNET.v4, 53).into(), 4)?;
+    let answers = client::datagrams(&lab.host, (INTERNET.v4, 53).into(), 4, Expected::Silence)?;
     assert_eq!(answers, 0);
     let (stats, now) = agent.stats_and_link(&lab.router, UPLINK)?;
     assert_eq!(stats.drops("no_rule", "outbound"), 4);
@@ -271,17 +284,19 @@ fn audit_passes_everything_and_counts_what_it_would_drop() -> Result<()> {
     // One a socket: the host's answer, which is allowed, opens a flow, and
     // more from the same socket would belong to it.
     for _ in 0..5 {
-        let answers = client::datagrams(&lab.internet, (HOST.v4, 7002).into(), 1)?;
+        let to = (HOST.v4, 7002).into();
+        let answers = client::datagrams(&lab.internet, to, 1, Expected::Answer)?;
         assert_eq!(answers, 1);
     }
-    let answers = client::datagrams(&lab.office, (HOST.v4, 7000).into(), 2)?;
+    let to = (HOST.v4, 7000).into();
+    let answers = client::datagrams(&lab.office, to, 2, Expected::Answer)?;
     assert_eq!(answers, 2);
     let stats = agent.stats()?;
     assert_eq!(stats.would_drop("no_rule", "inbound"), 5);
     assert_eq!(stats.packets("office/inbound/echo"), 2);
 
     let forbidden = client::url("http", HOST.v6.into(), 8080, "");
-    answered(&client::curl(&lab.internet, &forbidden)?);
+    answered(&client::curl(&lab.internet, &forbidden, Expected::Answer)?);
     let stats = agent.stats()?;
     let would = stats.would_drop("no_rule", "inbound");
     assert!(
@@ -307,11 +322,12 @@ fn a_groups_members_are_its_addresses_and_no_others() -> Result<()> {
         [groups.caddy]
         members = ["172.18.0.5"]"#,
     )?;
-    let fetch = |from, to| client::curl(from, &client::url("http", to, 8000, ""));
-    answered(&fetch(&lab.caddy, HOST.v4.into())?);
-    silent(&fetch(&lab.caddy, HOST.v6.into())?);
-    silent(&fetch(&lab.office, HOST.v4.into())?);
-    silent(&fetch(&lab.internet, HOST.v4.into())?);
+    let fetch =
+        |from, to, expected| client::curl(from, &client::url("http", to, 8000, ""), expected);
+    answered(&fetch(&lab.caddy, HOST.v4.into(), Expected::Answer)?);
+    silent(&fetch(&lab.caddy, HOST.v6.into(), Expected::Silence)?);
+    silent(&fetch(&lab.office, HOST.v4.into(), Expected::Silence)?);
+    silent(&fetch(&lab.internet, HOST.v4.into(), Expected::Silence)?);
     assert!(
         CADDY.v4.to_string() == "172.18.0.5",
         "the topology is the rule's"
@@ -348,7 +364,7 @@ fn b37_segments_are_counted_one_by_one() -> Result<()> {
     agent.apply(&rules("auto", OUTBOUND))?;
     for (peer, host) in INTERNET.both().into_iter().zip(HOST.both()) {
         // Neighbours know each other afterwards.
-        answered(&client::ping(&lab.office, host, 1)?);
+        answered(&client::ping(&lab.office, host, 1, Expected::Answer)?);
         let (before, link) = agent.stats_and_link(&lab.router, UPLINK)?;
         lab.host.enter(|| {
             let any = if peer.is_ipv4() {
