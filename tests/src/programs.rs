@@ -70,6 +70,11 @@ impl Programs {
         })
     }
 
+    /// What time it is for the programs from now on, as [`Sandbox::set_clock`].
+    pub fn set_clock(&mut self, now_ns: u64) {
+        self.sandbox.set_clock(now_ns);
+    }
+
     /// What a hook does with a frame, and what it decided. The two differ in
     /// audit mode only.
     ///

@@ -4,7 +4,6 @@ use std::{
     env,
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -56,10 +55,21 @@ fn room() -> Shared {
 }
 
 fn load(groups: &str, shared: &Shared) -> Programs {
-    let mut programs = Programs::load_with(&policy(groups), 0, shared).expect("loads");
-    // All of them now: time-outs here are shorter than loading may take.
-    programs.sizes().expect("loads");
+    Programs::load_with(&policy(groups), 0, shared).expect("loads")
+}
+
+/// As [`load`], at a time that stands still until [`pass`].
+fn load_at_rest(groups: &str, shared: &Shared) -> Programs {
+    let mut programs = load(groups, shared);
+    pass(&mut programs, Duration::ZERO);
     programs
+}
+
+/// Lets so much time pass from the beginning.
+fn pass(programs: &mut Programs, time: Duration) {
+    const BEGIN: Duration = Duration::from_hours(1);
+    let now_ns = u64::try_from((BEGIN + time).as_nanos()).expect("a short time");
+    programs.set_clock(now_ns);
 }
 
 /// As [`room`], with another time-out of some states.
@@ -136,9 +146,9 @@ fn a_full_table_keeps_its_flows_and_refuses_new_ones() {
 #[test]
 fn without_an_agent_a_full_table_of_expired_flows_makes_room() {
     let timeout = Duration::from_millis(1500);
-    let mut programs = load(OUTBOUND, &with_timeout(&[State::TcpEstablished], timeout));
+    let mut programs = load_at_rest(OUTBOUND, &with_timeout(&[State::TcpEstablished], timeout));
     let count = fill(&mut programs);
-    sleep(timeout + Duration::from_millis(100));
+    pass(&mut programs, timeout + Duration::from_millis(100));
     for n in 0..count {
         let found = connect(&mut programs, 50_000 + n);
         assert_eq!(found, "flow", "new flow {n}");
@@ -149,12 +159,14 @@ fn without_an_agent_a_full_table_of_expired_flows_makes_room() {
 fn an_expired_flow_lets_no_reply_in() {
     let timeout = Duration::from_millis(300);
     let states = [State::UdpSingle, State::UdpStream];
-    let mut programs = load(OUTBOUND, &with_timeout(&states, timeout));
+    let mut programs = load_at_rest(OUTBOUND, &with_timeout(&states, timeout));
     let query = || out(Transport::udp(40_000, 53));
     let answer = || back(Transport::udp(53, 40_000));
     assert_eq!(reason(&mut programs, query()), "rule");
     assert_eq!(reason(&mut programs, answer()), "flow");
-    sleep(timeout + Duration::from_millis(50));
+    pass(&mut programs, timeout / 2);
+    assert_eq!(reason(&mut programs, answer()), "flow");
+    pass(&mut programs, timeout * 2);
     assert_eq!(reason(&mut programs, answer()), "no_rule");
     assert_eq!(
         reason(&mut programs, query()),
@@ -172,11 +184,11 @@ fn timeouts_shrink_in_a_table_that_fills() {
     let timeout = Duration::from_millis(2400);
     let mut shared = with_timeout(&[State::TcpEstablished], timeout);
     shared.max_host_flows = 256;
-    let mut programs = load(OUTBOUND, &shared);
+    let mut programs = load_at_rest(OUTBOUND, &shared);
     for n in 0..256 {
         assert_eq!(connect(&mut programs, 40_000 + n), "flow");
     }
-    sleep(timeout / 8 + Duration::from_millis(400));
+    pass(&mut programs, timeout / 8 + Duration::from_millis(400));
     assert_eq!(reason(&mut programs, data(40_000)), "no_rule");
 }
 
