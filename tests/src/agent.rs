@@ -5,6 +5,7 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    netns::{Netns, Packets, Process, wait_until},
+    netns::{Netns, POLL, Packets, Process, wait_until},
     topology::INTERFACE,
 };
 
@@ -203,6 +204,8 @@ impl<'n> Agent<'n> {
     pub fn stats_and_link(&self, other: &Netns, interface: &str) -> Result<(Stats, Packets)> {
         for _ in 0..100 {
             let before = other.packets(interface)?;
+            // What was sent may still wait for a busy CPU.
+            thread::sleep(POLL);
             let stats = self.stats()?;
             if other.packets(interface)? == before {
                 return Ok((stats, before));

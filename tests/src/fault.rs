@@ -350,7 +350,7 @@ impl Objects {
     ///
     /// If some stay; they are named.
     pub fn wait_until_gone(&self) -> Result<()> {
-        wait_until("objects are gone", Duration::from_secs(10), || {
+        wait_until("objects are gone", Duration::from_secs(30), || {
             self.alive().is_empty()
         })
         .with_context(|| format!("still there: {:?}", self.alive()))

@@ -25,33 +25,43 @@ use sg_tests::{
     agent::Agent,
     client::PATIENCE,
     echo::Echo,
+    netns::patience,
     topology::{HOST, OFFICE, Topology},
 };
 
-/// Nothing leaves without an entry, and entries live for a second.
-const RULES: &str = r#"
-[[attach]]
-interfaces = ["eth0"]
-groups = ["echo"]
-[groups.echo]
-inbound = [{ name = "echo", protocol = "udp", ports = 7000, from = ["198.51.100.0/24"] }]
-outbound = []
-[flows]
-udp_single = 1
-udp_stream = 1
-"#;
+/// How long entries live: longer than an answer takes.
+fn timeout() -> Duration {
+    patience(Duration::from_secs(1))
+}
+
+/// Nothing leaves without an entry.
+fn rules() -> String {
+    format!(
+        r#"
+        [[attach]]
+        interfaces = ["eth0"]
+        groups = ["echo"]
+        [groups.echo]
+        inbound = [{{ name = "echo", protocol = "udp", ports = 7000, from = ["198.51.100.0/24"] }}]
+        outbound = []
+        [flows]
+        udp_single = {0}
+        udp_stream = {0}"#,
+        timeout().as_secs()
+    )
+}
 
 /// Sockets that send again around the moment when their flow expires reuse one
 /// that is being collected.
 #[test]
 fn b22_a_flow_that_comes_back_while_it_is_collected_is_answered() -> Result<()> {
-    const IDLE: Duration = Duration::from_millis(850);
-    const STEP: Duration = Duration::from_millis(5);
     const SOCKETS: u32 = 60;
+    let idle = timeout() * 85 / 100;
+    let step = timeout() / 200;
     let lab = Topology::new()?;
     let agent = Agent::new(&lab.host)?;
     let _server = Echo::udp(&lab.host, 7000)?;
-    agent.apply(RULES)?;
+    agent.apply(&rules())?;
     let done = AtomicBool::new(false);
     let collected = thread::scope(|scope| {
         let collecting = scope.spawn(|| lab.host.enter(|| collect_until(&done)));
@@ -61,7 +71,7 @@ fn b22_a_flow_that_comes_back_while_it_is_collected_is_answered() -> Result<()> 
                 .collect::<Result<Vec<_>>>()?;
             let start = Instant::now();
             for (socket, number) in sockets.iter().zip(0..) {
-                let due = start + IDLE + STEP * number;
+                let due = start + idle + step * number;
                 thread::sleep(due.saturating_duration_since(Instant::now()));
                 ask(socket).with_context(|| format!("socket {number}"))?;
             }
@@ -81,7 +91,7 @@ fn b22_a_flow_that_comes_back_while_it_is_collected_is_answered() -> Result<()> 
 fn what_one_collection_left_behind_the_next_one_removes() -> Result<()> {
     let lab = Topology::new()?;
     let agent = Agent::new(&lab.host)?;
-    agent.apply(RULES)?;
+    agent.apply(&rules())?;
     for (last_seen_ns, removed) in [(Flow::GONE, 0), (Flow::LEFT_BEHIND, 1)] {
         let flow = Flow {
             last_seen_ns,
@@ -124,7 +134,9 @@ fn collect_once() -> Result<usize> {
         .context("nothing is enforced")?
         .generation;
     let mut shared = Shared::default();
-    shared.timeouts_ns.fill(1_000_000_000);
+    shared
+        .timeouts_ns
+        .fill(u64::try_from(timeout().as_nanos())?);
     let mut collector = Collector::begin(&store, generation)?;
     while !collector.step(&shared)? {}
     Ok(collector.collected())

@@ -78,7 +78,7 @@ table inet quiet {
 const SCANNED: &str = "22,25,53,80,443,3306,8000,8080";
 
 /// How long one tool may take.
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// A tool with its arguments, run on the internet or, if it must touch frames
 /// that a router would not forward, on the router.

@@ -1017,7 +1017,7 @@ fn b17_errors_about_peers_flows_are_related_tracked_or_not() {
 #[test]
 fn b17_an_error_neither_opens_nor_keeps_a_flow() {
     let shared = Shared {
-        timeouts_ns: [300_000_000; 9],
+        timeouts_ns: [1_000_000_000; 9],
         ..Shared::default()
     };
     let policy = table::policy(&rules("", ALL_OUT));
