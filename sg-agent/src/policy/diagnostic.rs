@@ -228,6 +228,15 @@ impl Problem {
         self
     }
 
+    /// Another way out, after the one that is there.
+    pub(crate) fn or(mut self, other: &str) -> Self {
+        self.help = Some(match self.help {
+            Some(help) => format!("{help}, {other}"),
+            None => other.to_owned(),
+        });
+        self
+    }
+
     /// "did you mean", if there is something to mean; it replaces other help.
     pub(crate) fn did_you_mean(self, name: Option<impl fmt::Display>) -> Self {
         match name {

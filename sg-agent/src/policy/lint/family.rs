@@ -97,9 +97,6 @@ fn forgotten(
     let message = format!("rule {id} is open to everyone over {open}, but not over {closed}");
     let problem = Problem::new(place.peers, message)
         .label(format!("no `{everyone}`"))
-        .help(format!(
-            "everyone is two prefixes: add `{everyone}`, or say that you mean it with \
-             `allow = [\"{lint}\"]`"
-        ));
+        .help(format!("everyone is two prefixes: add `{everyone}`"));
     linter.warn_rule(lint, rules, place, problem);
 }

@@ -95,6 +95,17 @@ impl Lint {
             Self::CutsOwnSession => "cuts-own-session",
         }
     }
+
+    /// The way out for those who mean it, as the last part of a help text.
+    fn silence(self) -> String {
+        let place = match self {
+            Self::UnusedSet => "at the top of the file",
+            Self::GroupAllowsNothing | Self::UnusedGroup => "in the group",
+            Self::CutsOwnSession => "in the `[[attach]]`",
+            _ => "in the rule",
+        };
+        format!("or say that you mean it: `allow = [\"{self}\"]` {place}")
+    }
 }
 
 impl fmt::Display for Lint {
@@ -193,13 +204,14 @@ impl<'a> Linter<'a, '_, '_> {
             .collect()
     }
 
-    /// Says what was found, unless the file or one of `allowed` silences it.
+    /// Says what was found and how to silence it, unless the file or one of
+    /// `allowed` does.
     fn warn(&mut self, lint: Lint, allowed: &[&Allowed], problem: Problem) {
         let silenced = |allowed: &Allowed| allowed.contains(&lint);
         if silenced(&self.places.allowed) || allowed.iter().any(|allowed| silenced(allowed)) {
             return;
         }
-        self.report.warn(lint, problem);
+        self.report.warn(lint, problem.or(&lint.silence()));
     }
 
     /// As [`Linter::warn`], of a rule.

@@ -28,14 +28,18 @@ fn check_rule(list: List<'_>, rule: &Rule, place: &RulePlace, linter: &mut Linte
             }
             _ => "no address here".to_owned(),
         };
-        let problem = Problem::new(place.peers, format!("rule {id} matches nobody")).label(why);
+        let problem = Problem::new(place.peers, format!("rule {id} matches nobody"))
+            .label(why)
+            .help("give it addresses");
         linter.warn_rule(Lint::MatchesNobody, list, place, problem);
         return;
     }
     for (peer, span) in rule.peers.iter().zip(&place.each_peer) {
         if is_nobody(peer) {
             let message = format!("`{peer}` in rule {id} matches nobody");
-            let problem = Problem::new(*span, message).label("no address here");
+            let problem = Problem::new(*span, message)
+                .label("no address here")
+                .help("give it addresses");
             linter.warn_rule(Lint::MatchesNobody, list, place, problem);
         }
     }
@@ -67,8 +71,8 @@ fn check_groups(linter: &mut Linter<'_, '_, '_>) {
             let problem = Problem::new(places.name, message)
                 .label("no rule that matches anybody")
                 .help(
-                    "interfaces where it is the only group are closed in both directions; give it \
-                     rules, or say that you mean it with `allow = [\"group-allows-nothing\"]`",
+                    "interfaces where it is the only group are closed in both directions: give it \
+                     rules",
                 );
             linter.warn(Lint::GroupAllowsNothing, &[&places.allowed], problem);
         }

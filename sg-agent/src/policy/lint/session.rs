@@ -19,16 +19,16 @@ impl SessionPlace {
     /// Of each attachment, in file order.
     pub(in crate::policy) fn all(places: &Places, source: &Source<'_>) -> Vec<Self> {
         let lint = Lint::CutsOwnSession;
-        let of =
-            |at: Span, silenced: bool| {
-                let problem = Problem::new(at, "").label("no rule of these groups allows it").help(
-                "add a rule for the address that you come from, or keep another way in at hand",
-            );
-                let warning = Diagnostic::new(Severity::Warning(lint), source, problem);
-                Self {
-                    warning: (!silenced).then_some(warning),
-                }
-            };
+        let of = |at: Span, silenced: bool| {
+            let problem = Problem::new(at, "")
+                .label("no rule of these groups allows it")
+                .help("add a rule for the address that you come from, keep another way in at hand")
+                .or(&lint.silence());
+            let warning = Diagnostic::new(Severity::Warning(lint), source, problem);
+            Self {
+                warning: (!silenced).then_some(warning),
+            }
+        };
         let is_allowed = |place: &super::Allowed| place.contains(&lint);
         let everywhere = is_allowed(&places.allowed);
         let attachments = places.attachments.iter();

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _, path::Path, time::Instant};
 use proptest::prelude::*;
 
 use super::Lint;
-use crate::policy::{Loaded, Severity, parse};
+use crate::policy::{Diagnostic, Loaded, Severity, parse};
 
 const HEAD: &str = "[[attach]]\ninterfaces = [\"eth0\"]\ngroups = [\"g\"]\n";
 
@@ -18,10 +18,20 @@ fn lints(text: &str) -> Vec<Lint> {
     let warnings = loaded(text).warnings.into_iter();
     warnings
         .map(|warning| match warning.severity {
-            Severity::Warning(lint) => lint,
+            Severity::Warning(lint) => {
+                says_how_to_silence(lint, &warning);
+                lint
+            }
             Severity::Error | Severity::Gap => panic!("{warning}"),
         })
         .collect()
+}
+
+/// After another way out.
+fn says_how_to_silence(lint: Lint, warning: &Diagnostic) {
+    let help = warning.help.as_deref().unwrap_or_default();
+    let silence = format!(", or say that you mean it: `allow = [\"{lint}\"]` ");
+    assert!(help.find(&silence).is_some_and(|at| at > 0), "{warning}");
 }
 
 /// A file with these inbound rules, each without its braces, named `a`, `b`, …
@@ -245,6 +255,7 @@ fn the_session_is_warned_about_at_its_attachment() {
         .unwrap();
     assert_eq!(warning.place(), "rules.toml:3:10");
     assert_eq!(warning.severity, Severity::Warning(Lint::CutsOwnSession));
+    says_how_to_silence(Lint::CutsOwnSession, &warning);
     let silenced = inbound(&[]).replacen("groups =", "allow = [\"cuts-own-session\"]\ngroups =", 1);
     assert!(
         loaded(&silenced).sessions[0]

@@ -27,15 +27,18 @@ pub(super) fn run(linter: &mut Linter<'_, '_, '_>) {
     for (set, place) in policy.sets.iter().zip(&places.sets) {
         if !used_sets.contains(set.name.as_str()) {
             let message = format!("set {} is never used", quoted(&set.name));
-            let problem = Problem::new(*place, message).label("no rule names it");
+            let problem = Problem::new(*place, message)
+                .label("no rule names it")
+                .help("remove it");
             linter.warn(Lint::UnusedSet, &[], problem);
         }
     }
     for (group, places) in policy.groups.iter().zip(&places.groups) {
         if !used_groups.contains(group.name.as_str()) {
             let message = format!("group {} is never used", quoted(&group.name));
-            let problem =
-                Problem::new(places.name, message).label("not attached, and no rule names it");
+            let problem = Problem::new(places.name, message)
+                .label("not attached, and no rule names it")
+                .help("attach it or remove it");
             linter.warn(Lint::UnusedGroup, &[&places.allowed], problem);
         }
     }
