@@ -46,7 +46,11 @@ pub(super) fn read_all(
     let mut reader = Reader {
         names,
         interfaces: BTreeMap::new(),
-        count: Count::new("attachments", MAX_ATTACHMENTS),
+        count: Count::new(
+            "attachments",
+            MAX_ATTACHMENTS,
+            "join those with the same groups: one can have many interfaces",
+        ),
     };
     let elements = elements.into_iter().flatten();
     let attachments = elements

@@ -7,15 +7,18 @@ use super::{diagnostic::Problem, source::Span};
 pub(super) struct Count {
     what: &'static str,
     limit: usize,
+    help: &'static str,
     found: usize,
     passed_at: Option<Span>,
 }
 
 impl Count {
-    pub(super) fn new(what: &'static str, limit: usize) -> Self {
+    /// `help` is the way out for those who have more.
+    pub(super) fn new(what: &'static str, limit: usize, help: &'static str) -> Self {
         Self {
             what,
             limit,
+            help,
             found: 0,
             passed_at: None,
         }
@@ -40,7 +43,9 @@ impl Count {
             what, limit, found, ..
         } = self;
         let message = format!("found {found} {what}, the limit is {limit}");
-        Err(Problem::new(span, message).label("does not fit any more"))
+        Err(Problem::new(span, message)
+            .label("does not fit any more")
+            .help(self.help))
     }
 }
 
@@ -51,7 +56,7 @@ mod tests {
     #[test]
     fn passed_once_and_counted_on() {
         let at = |start| Span { start, end: start };
-        let mut count = Count::new("things", 3);
+        let mut count = Count::new("things", 3, "have less");
         assert!(count.add(3, at(1)));
         assert!(count.check().is_ok());
         assert!(!count.add(1, at(2)));

@@ -108,8 +108,16 @@ impl<'n> RuleReader<'n> {
     pub(super) fn new(names: &'n Names<'n>) -> Self {
         Self {
             names,
-            rules: Count::new("rules", MAX_RULES),
-            resolved: Count::new("prefixes in the rules", MAX_RESOLVED_PREFIXES),
+            rules: Count::new(
+                "rules",
+                MAX_RULES,
+                "join rules: one can have many ports, prefixes and sets",
+            ),
+            resolved: Count::new(
+                "prefixes in the rules",
+                MAX_RESOLVED_PREFIXES,
+                "join rules that name the same large set: one can have many ports",
+            ),
         }
     }
 

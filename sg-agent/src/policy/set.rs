@@ -142,5 +142,7 @@ fn too_many(name: Text<'_>, found: usize) -> Problem {
         "set {} has {found} prefixes, the limit is {MAX_SET_PREFIXES}",
         quoted(name.text)
     );
-    Problem::new(name.span, message).label(format!("expected at most {MAX_SET_PREFIXES}"))
+    Problem::new(name.span, message)
+        .label(format!("expected at most {MAX_SET_PREFIXES}"))
+        .help("split it: a rule can name several sets")
 }

@@ -382,6 +382,7 @@ fn b14_a_set_over_the_limit() {
         refused.contains("set `s` has 2000001 prefixes, the limit is 2000000"),
         "{refused}"
     );
+    assert!(refused.ends_with("\nhelp: split it: a rule can name several sets"));
 }
 
 #[test]
