@@ -102,6 +102,44 @@ fn tests_from_other_files() -> TestResult {
     ] {
         assert!(text.contains(words), "no `{words}` in {text}");
     }
+    // Cut short, it would hold whatever the rules say.
+    for text in ["", "# tests of the web server\n", "expect = []\n"] {
+        let none = written(&directory, "none.toml", text)?;
+        let output = check(&[&rules, "--tests", &none])?;
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        let text = String::from_utf8(output.stderr)?;
+        assert!(text.contains("a file of tests without a test"), "{text}");
+    }
+    let output = check(&[&rules, "--tests", "missing.toml"])?;
+    let text = String::from_utf8(output.stderr)?;
+    let expected = "error: cannot use file of tests `missing.toml`: it does not exist\n";
+    assert!(text.starts_with(expected), "{text}");
+    Ok(())
+}
+
+/// It fails on both attachments, and is one.
+#[test]
+fn a_test_fails_once() -> TestResult {
+    let directory = tempfile::tempdir()?;
+    let second = "[[attach]]\ninterfaces = [\"eth1\"]\ngroups = [\"g\"]\n";
+    let rules = written(&directory, "rules.toml", &format!("{second}{RULES}"))?;
+    let packet = "[[expect]]\npacket = { from = \"192.0.2.1\", protocol = \"udp\", port = 53 }\n";
+    let tests = format!("{packet}verdict = \"pass\"\n{packet}verdict = \"drop\"\n");
+    let tests = written(&directory, "tests.toml", &tests)?;
+    let output = check(&[&rules, "--tests", &tests])?;
+    let text = String::from_utf8(output.stdout)?;
+    assert!(
+        text.contains(" on eth0, found `drop`: no rule allows it\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains(" on eth1, found `drop`: no rule allows it\n"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("policy tests: 1 failed, 2 in all\n"),
+        "{text}"
+    );
     Ok(())
 }
 

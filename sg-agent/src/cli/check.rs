@@ -12,7 +12,7 @@ use crate::{
     compile::{Compiled, CompiledRule, group_rules},
     cut::OwnSession,
     enforce::{self, Prepared},
-    policy::{Attachment, Diagnostic, Mode, Policy, Rule, RuleId},
+    policy::{Attachment, Diagnostic, Expectation, Mode, Policy, Rule, RuleId},
 };
 
 /// What is typed.
@@ -122,13 +122,18 @@ fn row(rule: &CompiledRule, written: &Rule) -> Vec<String> {
 }
 
 fn tests(prepared: &Prepared) -> String {
-    let total = prepared.loaded.policy.expectations.len();
+    let expectations = &prepared.loaded.policy.expectations;
+    let total = expectations.len();
     let failures = enforce::describe(&prepared.failures);
     match (total, failures.is_empty()) {
         (0, _) => "no policy tests\n".to_owned(),
         (_, true) => format!("policy tests: {total} of {total} hold\n"),
         (_, false) => {
-            let failed = failures.lines().count();
+            // One can fail at several attachments.
+            let failing = prepared.failures.iter();
+            let failing: BTreeSet<&str> = failing.map(|f| f.expectation.place.as_str()).collect();
+            let fails = |test: &&Expectation| failing.contains(test.place.as_str());
+            let failed = expectations.iter().filter(fails).count();
             format!("{failures}policy tests: {failed} failed, {total} in all\n")
         }
     }

@@ -10,6 +10,7 @@ use super::{
     reader::{Table, Value},
     report::Report,
     service::{self, Protocol},
+    source::Span,
     suggest::nearest,
 };
 
@@ -38,6 +39,15 @@ pub(super) fn read_all(
     elements
         .filter_map(|value| read(value, attachments, report))
         .collect()
+}
+
+/// The error of a file of tests that has none: it may have been cut short, and
+/// nobody would notice.
+pub(super) fn none() -> Problem {
+    let start = Span { start: 0, end: 1 };
+    Problem::new(start, "a file of tests without a test")
+        .label("expected `[[expect]]`")
+        .help("write one, or leave the file out of `--tests`")
 }
 
 fn read(

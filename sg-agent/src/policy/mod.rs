@@ -95,8 +95,10 @@ pub struct Loaded {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// Nothing in the file could be looked at.
-    #[error("error: cannot use rule file `{path}`: {reason}\nhelp: {help}", path = .path.display(), help = .reason.help())]
+    #[error("error: cannot use {what} `{path}`: {reason}\nhelp: {help}", path = .path.display(), help = .reason.help())]
     Unreadable {
+        /// What it was to be: a rule file or a file of tests.
+        what: &'static str,
         /// The file, as the caller named it.
         path: PathBuf,
         /// What is wrong with it.
@@ -119,6 +121,7 @@ fn join(diagnostics: &[Diagnostic]) -> String {
 /// [`LoadError`], if the file can't be read or anything in it is wrong.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let text = source::read(path).map_err(|reason| LoadError::Unreadable {
+        what: "rule file",
         path: path.to_owned(),
         reason,
     })?;
@@ -137,6 +140,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 pub fn parse(name: &str, text: &str, base_dir: &Path) -> Result<Loaded, LoadError> {
     let usable = source::refuse_nul(text).and_then(|()| source::refuse_empty(text));
     usable.map_err(|reason| LoadError::Unreadable {
+        what: "rule file",
         path: name.into(),
         reason,
     })?;
@@ -162,6 +166,7 @@ pub fn parse(name: &str, text: &str, base_dir: &Path) -> Result<Loaded, LoadErro
 /// [`LoadError`], if the file can't be read or anything in it is wrong.
 pub fn load_tests(path: &Path, policy: &Policy) -> Result<Vec<Expectation>, LoadError> {
     let unreadable = |reason| LoadError::Unreadable {
+        what: "file of tests",
         path: path.to_owned(),
         reason,
     };
@@ -173,6 +178,9 @@ pub fn load_tests(path: &Path, policy: &Policy) -> Result<Vec<Expectation>, Load
     report.syntax(&errors);
     let root = Table::root("a file of tests", root.get_ref(), &["expect"], &mut report);
     let expectations = expect::read_all(&root, &policy.attachments, &mut report);
+    if expectations.is_empty() && !report.has_errors() {
+        report.error(expect::none());
+    }
     report.finish().map_err(LoadError::Invalid)?;
     Ok(expectations)
 }
