@@ -348,10 +348,8 @@ fn read_permission(
             };
             let prefix = range.require(cidr).and_then(Node::prefix);
             let description = range.text("Description", reading);
-            peers.extend(reading.keep(prefix).map(|prefix| CloudPeer {
-                target: Target::Prefix(prefix),
-                note: description,
-            }));
+            let prefix = reading.keep(prefix);
+            peers.extend(prefix.map(|prefix| CloudPeer::new(Target::Prefix(prefix), description)));
         }
     }
     for node in permission.list("PrefixListIds", reading) {
@@ -396,6 +394,8 @@ fn read_rule(rule: &Object<'_>, builder: &mut Builder, reading: &mut Reading<'_,
     let (id, is_egress) = (reading.keep(id), reading.keep(is_egress));
     let service = reading.keep(service);
     let peer = read_peer(rule, builder, reading);
+    let remark = tags(rule, reading);
+    let peer = peer.map(|peer| CloudPeer { remark, ..peer });
     let (Some(id), Some(is_egress), Some(service), Some(peer)) = (id, is_egress, service, peer)
     else {
         return;
@@ -426,11 +426,7 @@ fn read_peer(
     let description = rule.text("Description", reading);
     if let Some(cidr) = rule.any(&["CidrIpv4", "CidrIpv6"]) {
         let prefix = reading.keep(cidr.prefix())?;
-        let target = Target::Prefix(prefix);
-        return Some(CloudPeer {
-            target,
-            note: description,
-        });
+        return Some(CloudPeer::new(Target::Prefix(prefix), description));
     }
     if rule.get("PrefixListId").is_some() {
         return prefix_list(rule, description, builder, reading);
@@ -464,10 +460,7 @@ fn prefix_list(
         );
         builder.warn_missing(&target, node, &what, how, reading);
     }
-    Some(CloudPeer {
-        target,
-        note: description,
-    })
+    Some(CloudPeer::new(target, description))
 }
 
 fn referenced_group(
@@ -502,10 +495,7 @@ fn referenced_group(
     if !is_contained && draft.notes.is_empty() {
         draft.notes.push(origin);
     }
-    Some(CloudPeer {
-        target,
-        note: description,
-    })
+    Some(CloudPeer::new(target, description))
 }
 
 /// `IpProtocol`, `FromPort` and `ToPort`.
@@ -565,8 +555,9 @@ fn range<'o, 'a>(
 
 fn ports(object: &Object<'_>, protocol: PortProtocol) -> Result<Service, Problem> {
     let Some(((from, from_node), (to, to_node))) = range(object)? else {
-        object.require("FromPort")?;
-        return Err(object.node.problem("no ports"));
+        let problem = object.node.problem(format!("{} has no ports", object.node));
+        let problem = problem.label("expected `FromPort` and `ToPort`");
+        return Err(problem.help("all ports are -1 in both"));
     };
     if (from, to) == (-1, -1) {
         let ranges = vec![service::ALL_PORTS];

@@ -88,7 +88,7 @@ impl Builder {
         reading: &mut Reading<'_, '_>,
     ) {
         if self.missing.insert(target.clone()) {
-            let message = format!("the file does not say which addresses {what} has");
+            let message = format!("the file does not have the addresses of {what}");
             let problem = node.problem(message);
             let problem = problem
                 .label("matches nobody until you fill it in")

@@ -246,7 +246,7 @@ fn read_peers(
         return Vec::new();
     };
     let mut peers = Vec::new();
-    let mut add = |target| peers.push(CloudPeer { target, note: None });
+    let mut add = |target| peers.push(CloudPeer::new(target, None));
     for address in object.list("addresses", reading) {
         if let Some(prefix) = reading.keep(address.prefix()) {
             add(Target::Prefix(prefix));

@@ -4,6 +4,8 @@
 //! `excloud_security_group_rule` and of `exc securitygroup rule create`).
 //! docs/import.md says which other spellings are taken.
 
+use std::ops::RangeInclusive;
+
 use ipnet::IpNet;
 
 use super::{
@@ -105,7 +107,11 @@ fn items<'a>(root: &Node<'a>, reading: &mut Reading<'_, '_>) -> Option<Vec<Node<
     if !is_known {
         let problem = root.problem("nothing here is a security group");
         let expected = "expected `security_groups`, `rules`, or a list of either";
-        reading.report.error(problem.label(expected));
+        reading.report.error(
+            problem
+                .label(expected)
+                .help("give the answer of ExCloud's API, groups and rules"),
+        );
     }
     Some(items)
 }
@@ -142,7 +148,14 @@ fn read_rule(node: &Node<'_>, within: &str, builder: &mut Builder, reading: &mut
     let direction = reading.keep(read_direction(&rule));
     let prefix = read_cidr(&rule).and_then(Node::prefix);
     let prefix = reading.keep(prefix);
-    let service = prefix.and_then(|prefix| reading.keep(read_service(&rule, prefix)));
+    let protocol = reading.keep(read_protocol(&rule));
+    let ports = reading.keep(read_ports(&rule));
+    let service = match (&protocol, ports, prefix) {
+        (Some(protocol), Some(ports), Some(prefix)) => {
+            reading.keep(service(&rule, protocol, ports, prefix))
+        }
+        _ => None,
+    };
     let id = rule.word("security_group_id", reading);
     let description = rule.text("description", reading);
     let (Some(direction), Some(prefix), Some(service)) = (direction, prefix, service) else {
@@ -157,10 +170,7 @@ fn read_rule(node: &Node<'_>, within: &str, builder: &mut Builder, reading: &mut
             draft.group.notes.push(format!("security group {id}"));
         }
     }
-    let peer = CloudPeer {
-        target: Target::Prefix(prefix),
-        note: description.clone(),
-    };
+    let peer = CloudPeer::new(Target::Prefix(prefix), description.clone());
     draft
         .rules(direction)
         .add(service, description.as_deref(), [peer]);
@@ -196,69 +206,83 @@ fn read_cidr<'o, 'a>(rule: &'o Object<'a>) -> Result<&'o Node<'a>, Problem> {
 }
 
 /// What the protocol's name says.
-enum Protocol {
+struct Protocol {
+    /// In lower case.
+    name: String,
+    kind: Kind,
+    /// The address family that it names, if it does.
+    is_v4: Option<bool>,
+}
+
+enum Kind {
     All,
     Ports(PortProtocol),
     Icmp,
 }
 
-/// `protocol` and `port_range`, for one prefix.
-fn read_service(rule: &Object<'_>, prefix: IpNet) -> Result<Service, Problem> {
+fn read_protocol(rule: &Object<'_>) -> Result<Protocol, Problem> {
     const EXPECTED: &str =
         "`TCPv4`, `TCPv6`, `UDPv4`, `UDPv6`, `ICMPv4`, `ICMPv6`, `IPv4`, `IPv6` or `ANY`";
     let node = rule.require("protocol")?;
-    let text = node.word(EXPECTED)?.to_lowercase();
-    let (name, is_v4) = match text.strip_suffix("v4") {
-        Some(name) => (name, Some(true)),
-        None => match text.strip_suffix("v6") {
-            Some(name) => (name, Some(false)),
-            None => (text.as_str(), None),
-        },
+    let name = node.word(EXPECTED)?.to_lowercase();
+    let (family_free, is_v4) = match (name.strip_suffix("v4"), name.strip_suffix("v6")) {
+        (Some(name), _) => (name, Some(true)),
+        (_, Some(name)) => (name, Some(false)),
+        (None, None) => (name.as_str(), None),
     };
-    let protocol = match name {
-        "ip" | "any" | "all" | "*" | "-1" => Protocol::All,
-        "tcp" => Protocol::Ports(PortProtocol::Tcp),
-        "udp" => Protocol::Ports(PortProtocol::Udp),
-        "icmp" => Protocol::Icmp,
+    let kind = match family_free {
+        "ip" | "any" | "all" | "*" | "-1" => Kind::All,
+        "tcp" => Kind::Ports(PortProtocol::Tcp),
+        "udp" => Kind::Ports(PortProtocol::Udp),
+        "icmp" => Kind::Icmp,
         _ => {
             let names = [
                 "TCPv4", "TCPv6", "UDPv4", "UDPv6", "ICMPv4", "ICMPv6", "ANY",
             ];
-            return Err(node
-                .unexpected(EXPECTED)
-                .did_you_mean(nearest(&text, names)));
+            let problem = node.unexpected(EXPECTED);
+            return Err(problem.did_you_mean(nearest(&name, names)));
         }
     };
+    Ok(Protocol { name, kind, is_v4 })
+}
+
+/// What a rule allows to one prefix. `None` as the ports is all of them.
+fn service(
+    rule: &Object<'_>,
+    protocol: &Protocol,
+    ports: Option<Vec<RangeInclusive<u16>>>,
+    prefix: IpNet,
+) -> Result<Service, Problem> {
+    let Protocol { name, kind, is_v4 } = protocol;
     let is_v4_prefix = matches!(prefix, IpNet::V4(_));
     if is_v4.is_some_and(|is_v4| is_v4 != is_v4_prefix) {
         let message = format!(
             "{} does not go with {}",
-            quoted(&text),
+            quoted(name),
             quoted(&prefix.to_string())
         );
-        return Err(node
+        return Err(rule
+            .require("protocol")?
             .problem(message)
             .label("expected a protocol of the address's family"));
     }
-    let ports = read_ports(rule)?;
-    let has_all = ports.is_none();
-    match protocol {
-        Protocol::Ports(_) if rule.any(PORTS).is_none() => {
+    match (kind, ports) {
+        (Kind::Ports(_), None) if rule.any(PORTS).is_none() => {
             let message = format!("{} has no `port_range`", rule.node);
             Err(rule
                 .node
                 .problem(message)
                 .label("expected `port_range`, with `ANY` for all"))
         }
-        Protocol::Ports(protocol) => Ok(Service::Ports {
-            protocol,
+        (Kind::Ports(protocol), ports) => Ok(Service::Ports {
+            protocol: *protocol,
             ranges: ports.unwrap_or_else(|| vec![service::ALL_PORTS]),
         }),
-        Protocol::All if has_all => Ok(Service::All),
-        Protocol::Icmp if has_all && is_v4_prefix => Ok(service::icmp(IcmpVersion::V4)),
-        Protocol::Icmp if has_all => Ok(service::icmp(IcmpVersion::V6)),
-        Protocol::All | Protocol::Icmp => {
-            let message = format!("ports of {}, which has none", quoted(&text));
+        (Kind::All, None) => Ok(Service::All),
+        (Kind::Icmp, None) if is_v4_prefix => Ok(service::icmp(IcmpVersion::V4)),
+        (Kind::Icmp, None) => Ok(service::icmp(IcmpVersion::V6)),
+        (Kind::All | Kind::Icmp, Some(_)) => {
+            let message = format!("ports of {}, which has none", quoted(name));
             Err(rule
                 .node
                 .problem(message)
@@ -268,7 +292,7 @@ fn read_service(rule: &Object<'_>, prefix: IpNet) -> Result<Service, Problem> {
 }
 
 /// `None` is all of them; so is a rule of another protocol that names none.
-fn read_ports(rule: &Object<'_>) -> Result<Option<Vec<std::ops::RangeInclusive<u16>>>, Problem> {
+fn read_ports(rule: &Object<'_>) -> Result<Option<Vec<RangeInclusive<u16>>>, Problem> {
     const EXPECTED: &str = "a port, a range like `8000-8010`, a list like `80,443`, or `ANY`";
     let Some(node) = rule.any(PORTS) else {
         return Ok(None);

@@ -265,7 +265,9 @@ fn syntax(start: usize, text: &str, error: &serde_json::Error) -> Problem {
     if error.is_eof() {
         problem.help("the file ends here: it may have been cut short")
     } else {
-        problem.label("expected JSON")
+        problem
+            .label("expected JSON")
+            .help("give what the cloud's tool prints with `--output json`")
     }
 }
 

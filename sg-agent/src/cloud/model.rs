@@ -57,7 +57,21 @@ impl CloudRule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CloudPeer {
     pub(super) target: Target,
+    /// What the cloud's user wrote about it.
     pub(super) note: Option<String>,
+    /// What else is known of it, for a comment.
+    pub(super) remark: Option<String>,
+}
+
+impl CloudPeer {
+    pub(super) fn new(target: Target, note: Option<String>) -> Self {
+        let remark = None;
+        Self {
+            target,
+            note,
+            remark,
+        }
+    }
 }
 
 /// Whom a rule names.

@@ -7,7 +7,7 @@ use super::{
     model::{Cloud, CloudGroup, CloudRule, Target},
     name::{self, Wish},
 };
-use crate::policy::{Direction, IcmpKind, Service, icmp_type_name};
+use crate::policy::{Direction, IcmpKind, Service, icmp_code_name, icmp_type_name};
 
 /// More descriptions than this are not all repeated.
 const MAX_DESCRIPTION: usize = 200;
@@ -200,14 +200,17 @@ fn rule(out: &mut String, rule: &CloudRule, name: &str, direction: Direction, na
     };
     let _ = write!(out, ", {key} = [");
     let has_notes = rule.descriptions().len() > 1;
-    if has_notes || rule.peers.len() > MAX_PEERS_IN_LINE {
+    let has_remarks = rule.peers.iter().any(|peer| peer.remark.is_some());
+    if has_notes || has_remarks || rule.peers.len() > MAX_PEERS_IN_LINE {
         out.push('\n');
         for peer in &rule.peers {
             let note = peer.note.as_deref().filter(|_| has_notes);
-            let note = note
-                .map(|note| format!(" # {}", comment(note)))
-                .unwrap_or_default();
-            let _ = writeln!(out, "    {},{note}", text(&names.peer(&peer.target)));
+            let notes: Vec<&str> = note.into_iter().chain(peer.remark.as_deref()).collect();
+            let _ = write!(out, "    {},", text(&names.peer(&peer.target)));
+            if !notes.is_empty() {
+                let _ = write!(out, " # {}", comment(&notes.join("; ")));
+            }
+            out.push('\n');
         }
         out.push_str("  ] },\n");
     } else {
@@ -247,9 +250,12 @@ fn service(service: &Service) -> String {
                     Some(name) => write!(written, ", type = \"{name}\""),
                     None => write!(written, ", type = {kind}"),
                 };
-                if let Some(code) = code {
-                    let _ = write!(written, ", code = {code}");
-                }
+                let name = code.and_then(|code| icmp_code_name(*kind, code, *version));
+                let _ = match (name, code) {
+                    (Some(name), _) => write!(written, ", code = \"{name}\""),
+                    (None, Some(code)) => write!(written, ", code = {code}"),
+                    (None, None) => Ok(()),
+                };
             }
             written
         }

@@ -195,7 +195,16 @@ fn types(version: IcmpVersion) -> &'static [(&'static str, u8)] {
 
 /// The name of a type, if it has one.
 pub(crate) fn type_name(number: u8, version: IcmpVersion) -> Option<&'static str> {
-    let found = types(version).iter().find(|(_, known)| *known == number);
+    name_in(types(version), number)
+}
+
+/// The name of a code of a type, if it has one.
+pub(crate) fn code_name(kind: u8, code: u8, version: IcmpVersion) -> Option<&'static str> {
+    name_in(codes(version, kind), code)
+}
+
+fn name_in(names: &[(&'static str, u8)], number: u8) -> Option<&'static str> {
+    let found = names.iter().find(|(_, known)| *known == number);
     found.map(|(name, _)| *name)
 }
 

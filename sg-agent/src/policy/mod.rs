@@ -58,7 +58,7 @@ pub use self::{
 };
 pub(crate) use self::{
     diagnostic::{Problem, quoted},
-    icmp::type_name as icmp_type_name,
+    icmp::{code_name as icmp_code_name, type_name as icmp_type_name},
     prefix::parse as parse_prefix,
     reader::Text,
     report::Report,
