@@ -239,6 +239,25 @@ fn groups_and_rules_of_excloud_are_put_together() -> TestResult {
     Ok(())
 }
 
+/// What people write in a cloud does not reorder or end a line of the rule file.
+#[test]
+fn descriptions_are_only_text() -> TestResult {
+    let evil = "x\u{202e}\n[groups.y]\u{2066}\u{2028}\u{7}";
+    let cidr = |prefix: &str, text: &str| json!({ "CidrIp": prefix, "Description": text });
+    let ranges = [cidr("192.0.2.1/32", evil), cidr("192.0.2.2/32", "other")];
+    let group = json!({ "GroupId": "sg-1", "GroupName": evil, "Description": evil,
+        "Tags": [{ "Key": evil, "Value": evil }], "IpPermissionsEgress": [],
+        "IpPermissions": [{ "IpProtocol": "-1", "IpRanges": ranges }] });
+    let imported = import_value(Provider::Aws, &json!([group]))?;
+    let is_shown = |c: char| c == '\n' || c.is_ascii_graphic() || c == ' ';
+    assert!(imported.text.chars().all(is_shown), "{:?}", imported.text);
+    let [group] = imported.policy.groups.as_slice() else {
+        panic!("{}", imported.text);
+    };
+    assert_eq!(group.description.as_deref(), Some(evil));
+    Ok(())
+}
+
 /// What the clouds can't say is named and left out, never widened.
 #[test]
 fn exports_say_what_they_leave_out() -> TestResult {

@@ -7,7 +7,7 @@ use super::{
     model::{Cloud, CloudGroup, CloudRule, Target},
     name::{self, Wish},
 };
-use crate::policy::{Direction, IcmpKind, Service, icmp_code_name, icmp_type_name};
+use crate::policy::{Direction, IcmpKind, Service, icmp_code_name, icmp_type_name, is_unprintable};
 
 /// More descriptions than this are not all repeated.
 const MAX_DESCRIPTION: usize = 200;
@@ -281,7 +281,7 @@ fn text(text: &str) -> String {
                 quoted.push('\\');
                 quoted.push(c);
             }
-            c if c.is_control() => {
+            c if is_unprintable(c) => {
                 let _ = write!(quoted, "\\u{:04X}", u32::from(c));
             }
             c => quoted.push(c),
@@ -294,6 +294,6 @@ fn text(text: &str) -> String {
 /// One line that can't end the comment.
 fn comment(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if is_unprintable(c) { ' ' } else { c })
         .collect()
 }

@@ -169,14 +169,20 @@ fn first_chars(text: &str, keep: usize) -> String {
     }
 }
 
-/// Tabs as four blanks; other control characters, which could drive the
-/// terminal, as U+FFFD.
+/// Whether a character could drive the terminal, or change the order in which
+/// its neighbours are shown (UAX #9, "Explicit Directional Embeddings,
+/// Overrides and Isolates").
+pub(crate) fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Tabs as four blanks; other characters that can't be shown, as U+FFFD.
 fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '\t' => shown.push_str("    "),
-            c if c.is_control() => shown.push('\u{fffd}'),
+            c if is_unprintable(c) => shown.push('\u{fffd}'),
             c => shown.push(c),
         }
     }

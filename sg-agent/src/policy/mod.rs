@@ -57,7 +57,7 @@ pub use self::{
     source::{MAX_FILE_BYTES, ReadError},
 };
 pub(crate) use self::{
-    diagnostic::{Problem, quoted},
+    diagnostic::{Problem, is_unprintable, quoted},
     icmp::{code_name as icmp_code_name, type_name as icmp_type_name},
     prefix::parse as parse_prefix,
     reader::Text,
