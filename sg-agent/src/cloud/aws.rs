@@ -3,6 +3,8 @@
 //! `describe-managed-prefix-lists` (Amazon EC2 API Reference: `SecurityGroup`,
 //! `IpPermission`, `SecurityGroupRule`, `PrefixListEntry`).
 
+use std::collections::BTreeSet;
+
 use super::{
     CloudFile,
     builder::Builder,
@@ -116,11 +118,12 @@ pub(super) fn read(files: &mut [CloudFile<'_>], builder: &mut Builder) {
             }
         }
     }
+    let mut seen = BTreeSet::new();
     for (file, contents) in files.iter_mut().zip(&contents) {
         let mut reading = Reading::new(&mut file.report);
         for content in contents.iter().flatten() {
             match content {
-                Content::Groups(nodes) => read_groups(nodes, builder, &mut reading),
+                Content::Groups(nodes) => read_groups(nodes, &mut seen, builder, &mut reading),
                 Content::Rules(nodes) => read_rules(nodes, builder, &mut reading),
                 Content::Entries(_) | Content::Lists(_) => {}
             }
@@ -271,7 +274,14 @@ fn contain_groups(nodes: &[Node<'_>], builder: &mut Builder) {
     }
 }
 
-fn read_groups(nodes: &[Node<'_>], builder: &mut Builder, reading: &mut Reading<'_, '_>) {
+/// `seen` has the groups of all files so far: an older and a newer state of one
+/// would add up to more than either.
+fn read_groups(
+    nodes: &[Node<'_>],
+    seen: &mut BTreeSet<String>,
+    builder: &mut Builder,
+    reading: &mut Reading<'_, '_>,
+) {
     for node in nodes {
         let Some(group) = node.object("a security group", GROUP, reading) else {
             continue;
@@ -282,6 +292,13 @@ fn read_groups(nodes: &[Node<'_>], builder: &mut Builder, reading: &mut Reading<
         let Some(id) = reading.keep(id) else {
             continue;
         };
+        if !seen.insert(id.clone()) {
+            let message = format!("group {} is there twice", quoted(&id));
+            let problem = node.problem(message).label("expected it once");
+            let help = "give only the newest file that has it";
+            reading.report.error(problem.help(help));
+            continue;
+        }
         let draft = &mut builder.group(&id).group;
         draft.name = group
             .text("GroupName", reading)
