@@ -85,7 +85,8 @@ pub fn attachment_of(policy: &Policy, interface: Option<&str>) -> Result<usize> 
 }
 
 /// The interfaces of all attachments, as written.
-fn patterns(policy: &Policy) -> String {
+#[must_use]
+pub fn patterns(policy: &Policy) -> String {
     let patterns = policy.attachments.iter().flat_map(|one| &one.interfaces);
     let patterns: Vec<String> = patterns.map(|pattern| format!("`{pattern}`")).collect();
     patterns.join(", ")

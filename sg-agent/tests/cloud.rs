@@ -367,6 +367,25 @@ fn the_commands() -> TestResult {
     )?;
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 
+    // A glob takes the interfaces that fit.
+    fs::write(
+        &rules,
+        fs::read_to_string(&rules)?.replace("\"eth0\"", "\"e*\""),
+    )?;
+    let on = |interface| {
+        agent(&[
+            "diff",
+            "--excloud",
+            &cloud,
+            "--rules",
+            &rules,
+            "--interface",
+            interface,
+        ])
+    };
+    assert_eq!(on("eth0")?.0, Some(0));
+    assert_eq!(on("lan0")?.0, Some(2));
+
     let missing = path("missing.json");
     assert_eq!(
         agent(&["diff", "--aws", &missing, "--rules", &rules])?.0,

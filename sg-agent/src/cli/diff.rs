@@ -10,7 +10,7 @@ use crate::{
     cloud::{self, Imported, Options, Provider},
     dataplane::{manifest::Manifest, store::Store},
     difference::{self, Beyond, Region},
-    enforced,
+    enforce, enforced,
     policy::{self, AddressSet, Attachment, Direction, Mode, Peer, Policy, Rule},
 };
 
@@ -76,14 +76,16 @@ pub(super) fn diff(args: &Args, store: impl Fn() -> Result<Store>) -> Result<Out
         .attachments
         .iter()
         .filter(|attachment| {
-            let wanted = args.interface.as_ref();
-            wanted.is_none_or(|interface| attachment.interfaces.contains(interface))
+            let mut patterns = attachment.interfaces.iter();
+            let wanted = args.interface.as_deref();
+            wanted.is_none_or(|name| patterns.any(|pattern| policy::covers(pattern, name)))
         })
         .collect();
     ensure!(
         !attachments.is_empty(),
-        "no attachment for `{}`; `sg-agent status` shows what is attached",
-        args.interface.as_deref().unwrap_or_default()
+        "no attachment has the interface `{}`; there are {}",
+        args.interface.as_deref().unwrap_or_default(),
+        enforce::patterns(&host)
     );
     let report = Report::new(&host, &attachments, &imported)?;
     if args.json {
