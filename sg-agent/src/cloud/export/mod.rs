@@ -175,6 +175,7 @@ fn expand(id: &RuleId, peer: &Peer, notes: &mut Notes) -> Vec<IpNet> {
         let (provider, count) = (notes.provider, peer.prefixes().len());
         notes.add(match count {
             0 => format!("`{id}`: `{peer}` is nobody, it is left out"),
+            1 => format!("`{id}`: {provider} has no `{peer}`, its one prefix is written out"),
             _ => {
                 format!("`{id}`: {provider} has no `{peer}`, its {count} prefixes are written out")
             }
