@@ -223,6 +223,11 @@ impl FlowState {
     }
 
     #[inline(always)]
+    const fn forgot(self, what: u32, end: End) -> Self {
+        Self(self.0 & !(what << end as u32))
+    }
+
+    #[inline(always)]
     const fn has_seen(self, what: u32, end: End) -> bool {
         self.0 & (what << end as u32) != 0
     }
@@ -488,8 +493,11 @@ impl Connection {
                 return next;
             }
             // The end that was reset did not take the RST, as with a challenge
-            // ACK (RFC 5961 section 3.2).
-            next.state = FlowState(next.state.0 & !(FlowState::BOTH * FlowState::RESET));
+            // ACK (RFC 5961 section 3.2). A RST of its own stands.
+            next.state = next.state.forgot(FlowState::RESET, end.peer());
+            if next.state.has_seen(FlowState::RESET, end) {
+                return next;
+            }
         }
         if segment.tcp_flags.has(TcpFlags::FIN) {
             next.state = next.state.saw(FlowState::FIN, end);

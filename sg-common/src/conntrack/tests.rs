@@ -316,6 +316,27 @@ const SCENARIOS: &[Scenario] = &[
         State::TcpReset,
     ),
     (
+        "a RST of each end, and one goes on: its own RST stands",
+        &[
+            &HANDSHAKE,
+            &[opener(R, 1, 0), other(R, 1, 0), opener(A, 1, 1)],
+        ],
+        State::TcpReset,
+    ),
+    (
+        "a RST of each end, and both go on: they were none",
+        &[
+            &HANDSHAKE,
+            &[
+                opener(R, 1, 0),
+                other(R, 1, 0),
+                opener(A, 1, 1),
+                other(A, 1, 1),
+            ],
+        ],
+        State::TcpEstablished,
+    ),
+    (
         "a SYN in an open connection, a challenge ACK, a RST",
         &[
             &HANDSHAKE,
