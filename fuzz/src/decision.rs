@@ -1,9 +1,7 @@
 //! Frames in a row, judged with state: the decision and the oracle agree.
 
 use sg_agent::policy::Direction;
-use sg_tests::{
-    generate, on_host::OnHost, oracle::Oracle, programs::EPHEMERAL, random::Random, sequel,
-};
+use sg_tests::{generate, on_host::OnHost, oracle::Oracle, programs::EPHEMERAL, random::Random};
 
 /// Two octets choose a policy; what follows is frames, each with an octet for
 /// its direction and two for its length.
@@ -20,9 +18,6 @@ pub fn decision(bytes: &[u8]) {
     let mut oracle = Oracle::new(&policy, 0, EPHEMERAL);
     while let Some((direction, frame, after)) = next_frame(rest) {
         rest = after;
-        if sequel::ends_a_connection(frame) {
-            continue;
-        }
         let found = on_host.judge(direction, frame).expect("a known verdict");
         let expected = oracle.judge_frame(direction, frame);
         assert!(

@@ -4,6 +4,8 @@
 //! ranges and prefixes, at flows that are open, and at the odd frames that
 //! parsers get wrong.
 
+mod conversation;
+
 use std::{
     collections::VecDeque,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -24,6 +26,7 @@ use crate::{
     },
     random::Random,
 };
+use conversation::Conversation;
 
 /// Nested, adjacent and disjoint prefixes, so that rules overlap in every way.
 const PREFIXES: [&str; 22] = [
@@ -265,6 +268,7 @@ pub struct Traffic<'a> {
     random: Random,
     rules: Vec<(Direction, &'a Rule)>,
     recent: VecDeque<Sent>,
+    conversations: VecDeque<Conversation>,
     firsts: VecDeque<(Direction, Packet)>,
 }
 
@@ -281,6 +285,9 @@ struct Sent {
 }
 
 const REMEMBERED: usize = 64;
+
+/// Few at a time, so that they come to an end.
+const CONVERSATIONS: usize = 4;
 
 impl<'a> Traffic<'a> {
     /// The stream of one seed.
@@ -305,6 +312,7 @@ impl<'a> Traffic<'a> {
             random: Random::new(seed),
             rules,
             recent: VecDeque::new(),
+            conversations: VecDeque::new(),
             firsts: VecDeque::new(),
         }
     }
@@ -320,7 +328,9 @@ impl<'a> Traffic<'a> {
         if !self.firsts.is_empty() && self.random.chance(8) {
             return self.later_piece();
         }
-        let sent = if !self.recent.is_empty() && self.random.chance(50) {
+        let sent = if self.random.chance(40) {
+            self.conversed()
+        } else if !self.recent.is_empty() && self.random.chance(50) {
             self.again()
         } else if !self.rules.is_empty() && self.random.chance(85) {
             self.aimed()
@@ -381,6 +391,37 @@ impl<'a> Traffic<'a> {
 
     fn direction(&mut self) -> Direction {
         *self.random.pick(&[Direction::Inbound, Direction::Outbound])
+    }
+
+    /// The next segment of a TCP connection.
+    fn conversed(&mut self) -> Sent {
+        if self.conversations.len() == CONVERSATIONS && self.random.chance(3) {
+            self.conversations.pop_front();
+        }
+        if self.conversations.len() < CONVERSATIONS {
+            let opener = self.first_of_conversation();
+            self.conversations.push_back(Conversation::new(opener));
+        }
+        let index = self.random.below(self.conversations.len());
+        self.conversations[index].next(&mut self.random)
+    }
+
+    /// A TCP segment that a rule allows, if there is such a rule.
+    fn first_of_conversation(&mut self) -> Sent {
+        const TRIES: usize = 20;
+        for _ in 0..TRIES {
+            let sent = if self.rules.is_empty() {
+                self.anything()
+            } else {
+                self.aimed()
+            };
+            if matches!(sent.transport, Transport::Tcp { .. }) {
+                return sent;
+            }
+        }
+        let transport = with_port(&mut self.random, PortProtocol::Tcp, 80);
+        let (direction, peer) = (self.direction(), self.stranger());
+        self.between(direction, peer, transport)
     }
 
     /// A packet like one before: the same, an answer, or a near miss of one.
@@ -666,9 +707,14 @@ impl Sent {
             Transport::Tcp {
                 source,
                 destination,
+                sequence,
+                acknowledgement,
                 ..
+            } => {
+                std::mem::swap(source, destination);
+                std::mem::swap(sequence, acknowledgement);
             }
-            | Transport::Udp {
+            Transport::Udp {
                 source,
                 destination,
                 ..
@@ -692,8 +738,7 @@ impl Sent {
     }
 }
 
-/// Flags of live connections, and some that no stack sends. No FIN and no RST
-/// on their own: the oracle does not follow the end of connections.
+/// Flags that connections have, and some that no stack sends.
 fn flags_of(random: &mut Random) -> u8 {
     *random.pick(&[
         tcp::SYN,
@@ -702,6 +747,9 @@ fn flags_of(random: &mut Random) -> u8 {
         tcp::ACK,
         tcp::ACK,
         tcp::PSH | tcp::ACK,
+        tcp::FIN | tcp::ACK,
+        tcp::RST,
+        tcp::RST | tcp::ACK,
         0,
         tcp::SYN | tcp::FIN,
         tcp::SYN | tcp::RST,

@@ -4,10 +4,14 @@
 //! It reads the rules as the file had them, and the packet as the test described
 //! it or, where there is no description, as `sg_judge::reader` reads its bytes.
 //! It shares no code with the data path: no tables, no classes, no parser. Not
-//! here: time (sequences stay inside every time-out) and the end of TCP
-//! connections.
+//! here: time (sequences stay inside every time-out).
 
-use std::{collections::HashMap, net::IpAddr};
+mod tcp;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sg_agent::policy::{
@@ -17,8 +21,11 @@ use sg_judge::reader::{self, Frame, Ip};
 
 use crate::packet::{
     Extension, Fragment, Ipv4, Ipv6, Network, Packet, TPID_CUSTOMER, TPID_SERVICE, Transport,
-    protocol, tcp,
+    protocol, tcp as flag,
 };
+use tcp::{Connection, End, Segment};
+
+pub use tcp::Turn;
 
 /// VLAN tags that are peeled (semantics 3.1); more are too many.
 pub const MAX_TAGS: usize = 4;
@@ -70,6 +77,7 @@ pub struct Oracle<'a> {
     firsts: Vec<First>,
     /// Whether the last packet was a later fragment.
     followed: bool,
+    turns: BTreeMap<Turn, usize>,
 }
 
 /// A first fragment that passed (semantics 3.4).
@@ -111,6 +119,8 @@ struct FlowKey {
 struct Flow {
     opener: Direction,
     rule: RuleId,
+    /// Of TCP.
+    connection: Option<Connection>,
 }
 
 /// What the decision looks at, once the headers are found.
@@ -123,6 +133,8 @@ struct View<'p> {
     transport: &'p Transport,
     /// Of a fragment; of a later one, the transport is none.
     piece: Option<Piece>,
+    /// How much there is behind the transport header of a TCP segment.
+    data: usize,
 }
 
 /// Headers found, or the end of the matter.
@@ -140,7 +152,14 @@ impl<'a> Oracle<'a> {
             flows: HashMap::new(),
             firsts: Vec::new(),
             followed: false,
+            turns: BTreeMap::new(),
         }
+    }
+
+    /// How often connections took each turn.
+    #[must_use]
+    pub const fn turns(&self) -> &BTreeMap<Turn, usize> {
+        &self.turns
     }
 
     /// How many flows have entries.
@@ -271,7 +290,7 @@ impl<'a> Oracle<'a> {
         if view.is_implicitly_allowed() {
             return Judgement::pass("implicit");
         }
-        if let Some(judgement) = self.live_flow(&view) {
+        if let Some(judgement) = self.carry_on(&view) {
             return judgement;
         }
         if self.is_related(&view) {
@@ -288,6 +307,38 @@ impl<'a> Oracle<'a> {
             };
         }
         self.judge_by_rules(&view)
+    }
+
+    /// A packet of a live flow. A SYN after the end of a connection is none
+    /// (semantics 4.4).
+    fn carry_on(&mut self, view: &View<'_>) -> Option<Judgement> {
+        let judgement = self.live_flow(view)?;
+        let flow = self.flows.get_mut(&view.key()?)?;
+        if let (Some(connection), Some(segment)) = (&mut flow.connection, view.segment()) {
+            let begins = is_syn(segment.flags);
+            if begins && connection.is_over() {
+                return None;
+            }
+            let is_hosts = view.direction == Direction::Outbound;
+            if begins && is_hosts && connection.is_half_closed() {
+                self.count(Some(Turn::Abandoned));
+                return None;
+            }
+            let from = if flow.opener == view.direction {
+                End::Opener
+            } else {
+                End::Other
+            };
+            let turn = connection.hear(from, segment);
+            self.count(turn);
+        }
+        Some(judgement)
+    }
+
+    fn count(&mut self, turn: Option<Turn>) {
+        if let Some(turn) = turn {
+            *self.turns.entry(turn).or_default() += 1;
+        }
     }
 
     fn live_flow(&self, view: &View<'_>) -> Option<Judgement> {
@@ -350,6 +401,8 @@ impl<'a> Oracle<'a> {
 
     fn judge_by_rules(&mut self, view: &View<'_>) -> Judgement {
         let Some((id, rule)) = self.first_rule(view) else {
+            let turn = self.live_flow(view).map(|_| Turn::Denied);
+            self.count(turn);
             return Judgement::drop("no_rule");
         };
         let allowed = Judgement {
@@ -367,13 +420,19 @@ impl<'a> Oracle<'a> {
         }
         match view.key() {
             Some(key) if self.opens(view) => {
-                self.flows.insert(
-                    key,
-                    Flow {
-                        opener: view.direction,
-                        rule: id,
-                    },
-                );
+                let flow = Flow {
+                    opener: view.direction,
+                    rule: id,
+                    connection: view.segment().map(Connection::new),
+                };
+                let before = self.flows.insert(key, flow);
+                self.count(before.map(|flow| {
+                    if flow.opener == view.direction {
+                        Turn::Reopened
+                    } else {
+                        Turn::Reversed
+                    }
+                }));
                 Judgement {
                     flow: Some("new"),
                     ..allowed
@@ -475,6 +534,10 @@ fn view<'p>(direction: Direction, ip: &Ip, transport: &'p Transport) -> View<'p>
         hop_limit: ip.hop_limit,
         transport,
         piece,
+        data: match ip.transport {
+            reader::Transport::Tcp { data_bytes, .. } => data_bytes as usize,
+            _ => 0,
+        },
     }
 }
 
@@ -485,8 +548,10 @@ fn described(ip: &Ip) -> Transport {
             source,
             destination,
             flags,
+            sequence,
+            acknowledgment,
             ..
-        } => Transport::tcp(source, destination, flags),
+        } => Transport::tcp(source, destination, flags).numbered(sequence, acknowledgment),
         reader::Transport::Udp {
             source,
             destination,
@@ -637,6 +702,7 @@ fn find_v4(direction: Direction, ip: &Ipv4, arrived: usize, extent: Extent) -> F
         hop_limit: ip.ttl,
         transport: &ip.transport,
         piece,
+        data: (claimed - ihl).saturating_sub(TCP_HEADER),
     })
 }
 
@@ -681,6 +747,7 @@ fn find_v6(direction: Direction, ip: &Ipv6, arrived: usize, extent: Extent) -> F
         hop_limit: ip.hop_limit,
         transport: &ip.transport,
         piece,
+        data: left.saturating_sub(TCP_HEADER),
     })
 }
 
@@ -701,10 +768,13 @@ fn ip_len(network: &Network) -> usize {
     network.bytes().len()
 }
 
+/// Descriptions have no TCP options.
+const TCP_HEADER: usize = 20;
+
 /// How much of a transport header must be there.
 const fn transport_len(transport: &Transport, v6: bool) -> usize {
     match transport.protocol(v6) {
-        protocol::TCP => 20,
+        protocol::TCP => TCP_HEADER,
         protocol::UDP => 8,
         protocol::SCTP => 12,
         protocol::ICMP if !v6 => 8,
@@ -808,6 +878,23 @@ impl View<'_> {
         }
     }
 
+    const fn segment(&self) -> Option<Segment> {
+        match self.transport {
+            Transport::Tcp {
+                flags,
+                sequence,
+                acknowledgement,
+                ..
+            } => Some(Segment {
+                flags: *flags,
+                sequence: *sequence,
+                acknowledgement: *acknowledgement,
+                data: self.data as u64,
+            }),
+            _ => None,
+        }
+    }
+
     /// The one key of a flow, the same for both its directions (semantics 4.1).
     fn key(&self) -> Option<FlowKey> {
         let (mut ports, mut asks) = (self.transport.ports().unwrap_or_default(), None);
@@ -877,10 +964,10 @@ const fn opposite(direction: Direction) -> Direction {
 }
 
 const fn is_syn(flags: u8) -> bool {
-    flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
+    flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) == flag::SYN
 }
 
 /// Whether a segment shows that its sender has a connection (semantics 4.5).
 const fn is_midstream(flags: u8) -> bool {
-    flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::ACK
+    flags & (flag::SYN | flag::ACK | flag::RST) == flag::ACK
 }

@@ -24,6 +24,10 @@ use crate::oracle::Judgement;
 /// The host's ephemeral ports in these tests; Linux's default.
 pub const EPHEMERAL: (u16, u16) = (32_768, 60_999);
 
+/// No time-out ends a flow while a test runs, however busy the machine is: the
+/// oracle has no clock.
+const DAY_NS: u64 = 86_400_000_000_000;
+
 /// Every hook, with the direction of its packets.
 pub const HOOKS: [(Hook, Direction); 3] = [
     (Hook::Xdp, Direction::Inbound),
@@ -46,6 +50,7 @@ impl Programs {
     pub fn load(policy: &Policy, attachment: usize) -> Result<Self> {
         let shared = Shared {
             ephemeral_ports: EPHEMERAL,
+            timeouts_ns: [DAY_NS; _],
             ..Shared::default()
         };
         Self::load_with(policy, attachment, &shared)

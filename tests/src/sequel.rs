@@ -3,12 +3,9 @@
 use std::collections::VecDeque;
 
 use sg_agent::policy::{Direction, Policy};
-use sg_judge::{
-    mutate::mutate,
-    reader::{self, Frame, Ip, Transport},
-};
+use sg_judge::mutate::mutate;
 
-use crate::{generate::Traffic, packet::tcp, random::Random};
+use crate::{generate::Traffic, random::Random};
 
 /// `BPF_PROG_TEST_RUN` takes no frame without an Ethernet header, and on tc
 /// hooks none without an IP header.
@@ -38,43 +35,21 @@ impl<'a> Sequel<'a> {
 
     /// The next frame and the way it goes.
     pub fn frame(&mut self) -> (Direction, Vec<u8>) {
-        loop {
-            let (direction, packet) = self.traffic.packet();
-            let mut frame = packet.bytes();
-            if self.random.chance(60) {
-                let other = self.recent.front().cloned().unwrap_or_default();
-                let least = LEAST.min(frame.len());
-                mutate(&mut frame, &other, least, &mut || self.random.bits());
-            }
-            if self.recent.len() == REMEMBERED {
-                self.recent.pop_front();
-            }
-            self.recent.push_back(frame.clone());
-            if direction == Direction::Outbound {
-                // As Ethernet pads what is too short.
-                frame.resize(frame.len().max(LEAST), 0);
-            }
-            if !ends_a_connection(&frame) {
-                return (direction, frame);
-            }
+        let (direction, packet) = self.traffic.packet();
+        let mut frame = packet.bytes();
+        if self.random.chance(60) {
+            let other = self.recent.front().cloned().unwrap_or_default();
+            let least = LEAST.min(frame.len());
+            mutate(&mut frame, &other, least, &mut || self.random.bits());
         }
+        if self.recent.len() == REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(frame.clone());
+        if direction == Direction::Outbound {
+            // As Ethernet pads what is too short.
+            frame.resize(frame.len().max(LEAST), 0);
+        }
+        (direction, frame)
     }
-}
-
-/// Whether it is a TCP segment with which a connection ends. The oracle does
-/// not follow the end of connections, so judges by its side do not send these;
-/// the tests of flows have theirs.
-#[must_use]
-pub fn ends_a_connection(frame: &[u8]) -> bool {
-    let Ok(Frame::Ip(Ip {
-        transport: Transport::Tcp { flags, .. },
-        ..
-    })) = reader::frame(frame)
-    else {
-        return false;
-    };
-    matches!(
-        flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN),
-        0x04 | 0x14 | 0x11
-    )
 }

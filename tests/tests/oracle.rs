@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     num::NonZero,
     sync::atomic::{AtomicUsize, Ordering},
     thread::{self, ScopedJoinHandle},
@@ -15,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use sg_agent::{dataplane::sandbox::Hook, policy::Direction};
 use sg_tests::{
     generate::{self, Traffic},
-    oracle::{Judgement, Oracle},
+    oracle::{Judgement, Oracle, Turn},
     packet::Packet,
     programs::{EPHEMERAL, Programs},
     random::{Random, number, seed},
@@ -34,6 +35,8 @@ struct Coverage {
     flows: usize,
     /// By reason and relation to a flow, on each hook.
     classes: BTreeMap<(&'static str, &'static str), usize>,
+    /// What became of TCP connections.
+    turns: BTreeMap<Turn, usize>,
 }
 
 /// From this many packets on, every class comes up thousands of times; a short
@@ -56,6 +59,21 @@ const CLASSES: [(&str, &str); 14] = [
     ("fragment", "-"),
     ("too_many_tags", "-"),
     ("tcp_invalid", "-"),
+];
+
+/// Every way that a TCP connection must have gone.
+const TURNS: [Turn; 11] = [
+    Turn::Opened,
+    Turn::Closed,
+    Turn::StrayFin,
+    Turn::Refused,
+    Turn::Reset,
+    Turn::StrayReset,
+    Turn::Resumed,
+    Turn::Abandoned,
+    Turn::Reopened,
+    Turn::Reversed,
+    Turn::Denied,
 ];
 
 #[test]
@@ -143,6 +161,7 @@ fn compare(seed: u64, packets: usize, coverage: &mut Coverage) -> Result<()> {
     coverage.policies += 1;
     coverage.packets += packets;
     coverage.flows += oracle.flows();
+    add(&mut coverage.turns, oracle.turns());
     Ok(())
 }
 
@@ -166,9 +185,8 @@ impl Coverage {
         self.policies += other.policies;
         self.packets += other.packets;
         self.flows += other.flows;
-        for (class, count) in other.classes {
-            *self.classes.entry(class).or_default() += count;
-        }
+        add(&mut self.classes, &other.classes);
+        add(&mut self.turns, &other.turns);
         self
     }
 
@@ -183,16 +201,31 @@ impl Coverage {
         for ((reason, flow), count) in &self.classes {
             eprintln!("{count:>9}  {reason:<14} {flow}");
         }
+        for (turn, count) in &self.turns {
+            eprintln!("{count:>9}  {turn:?}");
+        }
     }
 
     fn check(&self) {
-        let missed: Vec<_> = CLASSES
-            .iter()
-            .filter(|class| !self.classes.contains_key(class))
-            .collect();
-        if !missed.is_empty() {
-            eprintln!("no packet ended as {missed:?}");
-        }
-        assert!(missed.is_empty() || self.packets < ENOUGH_FOR_EVERY_CLASS);
+        let missed = missing(&CLASSES, &self.classes) + missing(&TURNS, &self.turns);
+        assert!(missed == 0 || self.packets < ENOUGH_FOR_EVERY_CLASS);
     }
+}
+
+fn add<K: Copy + Ord>(sum: &mut BTreeMap<K, usize>, counts: &BTreeMap<K, usize>) {
+    for (key, count) in counts {
+        *sum.entry(*key).or_default() += count;
+    }
+}
+
+/// How many of those that must come up did not; says which.
+fn missing<K: Debug + Ord>(wanted: &[K], counts: &BTreeMap<K, usize>) -> usize {
+    let missed: Vec<_> = wanted
+        .iter()
+        .filter(|key| !counts.contains_key(key))
+        .collect();
+    if !missed.is_empty() {
+        eprintln!("never came up: {missed:?}");
+    }
+    missed.len()
 }

@@ -111,10 +111,11 @@ impl<R: Rules> Memory<R> {
         remove(&self.v6, &self.given_up.1);
     }
 
-    /// How many flows have entries.
+    /// How many flows have entries. One that another flow with the same ends
+    /// took the place of is there no more.
     #[must_use]
     pub fn flows(&self) -> usize {
-        self.v4.borrow().len() + self.v6.borrow().len()
+        live(&self.v4) + live(&self.v6)
     }
 }
 
@@ -331,6 +332,14 @@ fn entries<A>(store: &Store<A>, opener: Opener, stage: Stage) -> usize {
     let store = store.borrow();
     let here = store.keys().filter(|key| (key.0, key.1) == (opener, stage));
     here.count()
+}
+
+fn live<A>(store: &Store<A>) -> usize {
+    let store = store.borrow();
+    let live = store
+        .values()
+        .filter(|entry| entry.state().state().is_some());
+    live.count()
 }
 
 fn give_up<A: Copy>(kernel: &impl Kernel, store: &Store<A>, given_up: &GivenUp<A>) {
