@@ -106,7 +106,7 @@ fn data_path_and_oracle_agree() -> Result<()> {
     });
     let coverage = coverage?
         .into_iter()
-        .fold(Coverage::default(), Coverage::and);
+        .fold(Coverage::default(), |sum, part| sum.and(&part));
     coverage.print(first, started);
     coverage.check();
     Ok(())
@@ -181,7 +181,7 @@ fn disagreement(
 }
 
 impl Coverage {
-    fn and(mut self, other: Self) -> Self {
+    fn and(mut self, other: &Self) -> Self {
         self.policies += other.policies;
         self.packets += other.packets;
         self.flows += other.flows;
