@@ -78,18 +78,28 @@ impl Tables {
         peers.program(Kind::Tc, &[peer], program)
     }
 
-    /// Has both tables hold a flow with each of the peers, and no other.
+    /// Has both tables hold a flow with each of the peers, and no other. Our
+    /// flows are answered a few at a time: until then they are in the table for
+    /// those that only begin, which makes room by itself.
     fn fill(&self, peers: &[Peer]) -> Result<()> {
+        const TOGETHER: u32 = 1000;
+
         let count = u32::try_from(peers.len())?;
         let mut padded = peers.to_vec();
         let (_, nobody) = self.family.ends();
         padded.resize(peers.len().next_power_of_two(), (nobody, CLIENT_PORT));
         let (host, peer) = self.family.ends();
         let there = packets::datagram(host, peer, (CLIENT_PORT, PORT));
-        let outbound = self.outbound(&Sequence::new(&padded)?)?;
-        bpf::mean_ns(outbound.as_fd(), &there, count)?;
+        let sequence = || Sequence::new(&padded);
+        let (asked, answers, inserts) = (sequence()?, sequence()?, sequence()?);
         let [peer_at, _] = self.family.inbound();
-        let inserts = Sequence::new(&padded)?;
+        let outbound = self.outbound(&asked)?;
+        let inbound = answers.program(Kind::Xdp, &[peer_at], self.ours.program(Hook::Xdp)?)?;
+        for first in (0..count).step_by(TOGETHER as usize) {
+            let some = TOGETHER.min(count - first);
+            bpf::mean_ns(outbound.as_fd(), &there, some)?;
+            bpf::mean_ns(inbound.as_fd(), &self.reply(), some)?;
+        }
         let insert = inserts.program(Kind::Xdp, &[peer_at], self.insert.as_fd())?;
         bpf::mean_ns(insert.as_fd(), &self.reply(), count)?;
         Ok(())
@@ -113,7 +123,9 @@ impl Tables {
 
 fn look_up(bench: &mut Bench, family: Family, live: usize) -> Result<()> {
     let peers = packets::distinct(family, live);
-    let tables = Tables::new(bench, family, live + live / 4)?;
+    // In a table that is fuller, flows whose peer has proven nothing stay where
+    // they began.
+    let tables = Tables::new(bench, family, 2 * live)?;
     tables.fill(&peers)?;
     let mut random = Random::new(3);
     let draws = live.next_power_of_two();
