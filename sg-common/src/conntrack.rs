@@ -451,6 +451,12 @@ impl Connection {
                 Sequence::of(segment.sequence, segment.sequence_bytes()),
             );
             next.state = next.state.saw(FlowState::SYN, end);
+        } else if self.state.has_seen(FlowState::SYN, end) && self.of(end).is_near(segment.sequence)
+        {
+            // Data may come before the handshake is over (RFC 7413), and who
+            // acknowledges it acknowledges the SYN.
+            let behind = segment.sequence.wrapping_add(segment.sequence_bytes());
+            next = next.with(end, self.of(end).sent_to(behind));
         }
         if acknowledges {
             let peer = next.of(end.peer()).acknowledged_to(segment.acknowledgment);

@@ -259,6 +259,26 @@ const SCENARIOS: &[Scenario] = &[
         State::TcpEstablished,
     ),
     (
+        "data behind the answer, before the handshake is over (RFC 7413)",
+        &[&[
+            SYN.with(100),
+            other(SA, 0, 101),
+            other(A, 1, 101).with(100),
+            opener(A, 101, 101),
+        ]],
+        State::TcpEstablished,
+    ),
+    (
+        "the same, and what is acknowledged was never sent",
+        &[&[
+            SYN.with(100),
+            other(SA, 0, 101),
+            other(A, 1, 101).with(100),
+            opener(A, 101, 102),
+        ]],
+        State::TcpHalfOpen,
+    ),
+    (
         "the SYN to a closed port",
         &[&[SYN, other(RA, 0, 1)]],
         State::TcpReset,

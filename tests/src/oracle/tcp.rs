@@ -165,6 +165,12 @@ impl Connection {
                 return None;
             }
             self.begins(from, segment);
+        } else {
+            // Data need not wait for the handshake (RFC 7413).
+            let begin = self.place(from, segment.sequence);
+            if self.is_near(from, begin) {
+                self.say(from, Said::Reaches(begin + segment.len()));
+            }
         }
         if answers {
             let place = self.place(from.peer(), segment.acknowledgement);
