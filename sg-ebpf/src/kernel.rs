@@ -354,8 +354,10 @@ impl FlowEntry for Entry {
     #[inline(always)]
     fn set_connection(&self, before: &Connection, after: &Connection) {
         // SAFETY: as in `last_seen_ns`.
-        let (opener, other) = unsafe { (&mut (*self.0).opener, &mut (*self.0).other) };
+        let opener = unsafe { &mut (*self.0).opener };
         set_sequence(opener, before.opener, after.opener);
+        // SAFETY: as in `last_seen_ns`.
+        let other = unsafe { &mut (*self.0).other };
         set_sequence(other, before.other, after.other);
         if after.state != before.state {
             self.set_state(after.state);
