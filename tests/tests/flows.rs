@@ -185,7 +185,7 @@ fn many_flows() -> Result<()> {
     Ok(())
 }
 
-/// `status` says how full tables are, and warns before one is.
+/// `status` and `stats` say how full tables are, and warn before one is.
 #[test]
 fn a_table_that_fills() -> Result<()> {
     const ROOM: u16 = 1024;
@@ -218,9 +218,12 @@ fn a_table_that_fills() -> Result<()> {
         assert_eq!(table["refused_full"], 0);
         let is_crowded = entries > u64::from(ROOM / 4 * 3);
         assert_eq!(table["crowded"], is_crowded, "{table}");
-        let text = agent.run(&["status"])?;
-        assert!(text.contains("IPv4 opened by host"), "{text}");
-        assert_eq!(text.contains("warning:"), is_crowded, "{text}");
+        for command in ["status", "stats"] {
+            let text = agent.run(&[command])?;
+            assert!(text.contains("IPv4 opened by host"), "{text}");
+            assert_eq!(text.contains("warning:"), is_crowded, "{text}");
+        }
+        assert_eq!(agent.stats()?.0["flow_tables"], status["flow_tables"]);
         let mut daemon = agent.start(&rules)?;
         // It looks when it begins, and then every ten seconds.
         let mut said = String::new();

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{Outcome, is_styled, print, print_json};
 use crate::{
     dataplane::{counters::Counters, manifest::Manifest, store::Store},
-    observe::{Clock, Report, render_report},
+    observe::{Clock, FlowTableStatus, Report, render_report},
 };
 
 /// What is typed.
@@ -57,6 +57,7 @@ fn read(store: &Store) -> Result<Report> {
         interfaces,
         &manifest.rules,
         &counters,
+        FlowTableStatus::all(store)?,
         &clock,
     ))
 }

@@ -10,6 +10,7 @@ use sg_common::{
     verdict::{Implicit, Reason, cause},
 };
 
+use super::FlowTableStatus;
 use crate::{
     dataplane::{counters::Counters, manifest::RuleRecord},
     policy::Direction,
@@ -32,6 +33,8 @@ pub struct Report {
     pub would_drop: Vec<DropStats>,
     /// Everything that was judged.
     pub totals: Totals,
+    /// How full the tables of established flows are.
+    pub flow_tables: Vec<FlowTableStatus>,
 }
 
 /// One rule.
@@ -136,6 +139,7 @@ impl Report {
         interfaces: Vec<String>,
         rules: &[RuleRecord],
         counters: &Counters,
+        flow_tables: Vec<FlowTableStatus>,
         clock: &Clock,
     ) -> Self {
         let rules: Vec<RuleStats> = rules
@@ -150,6 +154,7 @@ impl Report {
             would_drop: drop_stats(counters, true),
             totals: totals(&rules, counters),
             rules,
+            flow_tables,
         }
     }
 }

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 
 use super::{
-    human,
+    FlowTableStatus, human,
     report::{DropStats, Report, RuleStats, Volume},
-    status::{FlowTableStatus, HookStatus, InterfaceStatus, Status},
+    status::{HookStatus, InterfaceStatus, Status},
 };
 use crate::{
     policy::{Direction, Mode},
@@ -50,7 +50,8 @@ pub(crate) fn finish(table: &Table) -> String {
     text
 }
 
-/// The per-rule table, then defaults, implicit allows and drops.
+/// The per-rule table, then defaults, implicit allows and drops, and how full
+/// the flow tables are.
 #[must_use]
 pub fn render_report(report: &Report, styled: bool) -> String {
     let mut text = format!(
@@ -65,6 +66,7 @@ pub fn render_report(report: &Report, styled: bool) -> String {
     text += &rules(report, styled);
     text.push('\n');
     text += &others(report, styled);
+    text += &flow_tables(&report.flow_tables, styled);
     text
 }
 
