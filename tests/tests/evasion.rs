@@ -1,10 +1,11 @@
 //! Tools that look for a way round a filter, against the lab's host: what gets
 //! through must be what the rule file allows, for IPv4 and IPv6.
 //!
-//! A witness on the host, an nftables chain at `input`, counts what reaches its
-//! stack, put together from its fragments. Each tool runs twice: without sg,
-//! where the witness must see what is forbidden, or the tool proves nothing; and
-//! with sg, where it must not.
+//! Two witnesses on the host, nftables chains, count what the rules forbid: one
+//! behind the hook, before the host's own stack has refused anything, and one at
+//! `input`, behind all that the stack does. Each tool runs twice: without sg,
+//! where its witness must see what it sends, or the run proves nothing; and with
+//! sg, where neither may see anything.
 
 use std::{
     net::IpAddr,
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use sg_tests::{
     agent::Agent,
@@ -44,12 +45,29 @@ OUTBOUND
 "#;
 
 /// What the rules above say, for a sender that is not of the office. Neighbour
-/// discovery and MLD are allowed without a rule.
-const WITNESS: &str = "
+/// discovery and MLD are allowed without a rule. No tool sends fragments of what
+/// is allowed that are large enough for its headers, so none may arrive.
+const WITNESSES: &str = "
+table netdev arrival {
+  set kinds { typeof meta protocol . meta length; flags dynamic; size 4096; }
+  counter arrived { }
+  chain ingress {
+    type filter hook ingress device eth0 priority 0;
+    meta protocol arp accept
+    icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept
+    icmpv6 type { 130, 131, 132, 143 } accept
+    ip frag-off & 0x3fff == 0 tcp dport { 80, 443 } accept
+    ip frag-off & 0x3fff == 0 udp dport 443 accept
+    exthdr frag missing meta protocol ip6 tcp dport { 80, 443 } accept
+    exthdr frag missing meta protocol ip6 udp dport 443 accept
+    counter name arrived
+    add @kinds { meta protocol . meta length }
+  }
+}
 table inet witness {
-  set leaked { type inet_proto . inet_service; flags dynamic; size 4096; }
+  set ports { type inet_proto . inet_service; flags dynamic; size 4096; }
   counter wanted { }
-  counter leak { }
+  counter leaked { }
   chain input {
     type filter hook input priority 0;
     iif lo accept
@@ -57,8 +75,8 @@ table inet witness {
     icmpv6 type { 130, 131, 132, 143 } accept
     tcp dport { 80, 443 } counter name wanted accept
     udp dport 443 counter name wanted accept
-    counter name leak
-    add @leaked { meta l4proto . th dport }
+    counter name leaked
+    add @ports { meta l4proto . th dport }
   }
 }";
 
@@ -77,6 +95,12 @@ table inet quiet {
 /// from.
 const SCANNED: &str = "22,25,53,80,443,3306,8000,8080";
 
+/// The internet's side of the router, which source routes lead through.
+const NEXT_HOP: &str = "203.0.113.1";
+
+/// How many `evasion/frames.py` sends.
+const FRAMES: u64 = 711;
+
 /// How long one tool may take.
 const LIMIT: Duration = Duration::from_mins(3);
 
@@ -86,8 +110,8 @@ struct Attack {
     program: &'static str,
     arguments: Vec<String>,
     from_router: bool,
-    /// Whether the host's own stack refuses what it sends.
-    in_vain: bool,
+    /// What the witnesses see of it at least, while nothing protects the host.
+    shows: Forbidden,
 }
 
 impl Attack {
@@ -96,12 +120,23 @@ impl Attack {
             program,
             arguments: arguments.split_whitespace().map(str::to_owned).collect(),
             from_router: false,
-            in_vain: false,
+            shows: Forbidden {
+                arrived: 1,
+                leaked: 1,
+            },
         }
     }
 
-    const fn in_vain(mut self) -> Self {
-        self.in_vain = true;
+    /// One more argument, blanks and all.
+    fn and(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// No stack takes what it sends: neither the router's nor the host's.
+    const fn refused(mut self) -> Self {
+        self.from_router = true;
+        self.shows.leaked = 0;
         self
     }
 
@@ -154,25 +189,17 @@ fn nmap() -> Vec<Attack> {
                 attacks.push(scan(&format!("-sS {way} -p {SCANNED}")));
             }
             attacks.push(scan(&format!("-sA -f --source-port 443 -p {SCANNED}")));
-            // Source routes: no host takes them.
-            let route = Attack::new("nmap", "-n -Pn -T5 --max-retries 0 -sS -p 22 --ip-options");
-            attacks.push(
-                route
-                    .and(&format!("L {}", INTERNET.v4))
-                    .and(&host.to_string())
-                    .in_vain(),
-            );
+            for route in ["L", "S"] {
+                let scan = "-n -Pn -T5 --max-retries 0 -sS -p 22 --ip-options";
+                attacks.push(
+                    Attack::new("nmap", scan)
+                        .and(&format!("{route} {NEXT_HOP}"))
+                        .and(&host.to_string()),
+                );
+            }
         }
     }
     attacks
-}
-
-impl Attack {
-    /// One more argument, blanks and all.
-    fn and(mut self, argument: &str) -> Self {
-        self.arguments.push(argument.to_owned());
-        self
-    }
 }
 
 /// IPv4 only, as it is.
@@ -204,24 +231,27 @@ fn hping() -> Vec<Attack> {
 /// IPv6 only: one process for each of its tests, which wait for replies.
 fn thc() -> Vec<Attack> {
     let host = HOST.v6;
-    // Tests that send nothing which is put together at the other end.
-    let in_vain = |test: &u32| matches!(test, 3 | 4 | 11..=27 | 29..=37);
     let firewall = (1..=38).map(|test| {
-        let attack = Attack::new("atk6-firewall6", &format!("{INTERFACE} {host} 22 {test}"));
-        if in_vain(&test) {
-            attack.in_vain()
-        } else {
-            attack
+        let on = |interface| {
+            let arguments = format!("{interface} {host} 22 {test}");
+            Attack::new("atk6-firewall6", &arguments)
+        };
+        match test {
+            // IPv6 that is called IPv4 or that calls itself version 5, and more
+            // padding than Linux takes.
+            3 | 4 | 35 => on(UPLINK).refused(),
+            _ => on(INTERFACE),
         }
     });
     let fragmentation = [1, 2, 3, 5, 8, 13].map(|test| {
         let arguments = format!("-p {INTERFACE} {host} {test}");
-        Attack::new("atk6-fragmentation6", &arguments).in_vain()
+        Attack::new("atk6-fragmentation6", &arguments)
     });
     firewall.chain(fragmentation).collect()
 }
 
-/// `evasion/frames.py`, on the last link before the host.
+/// `evasion/frames.py`, on the last link before the host. Every one of its frames
+/// must arrive.
 fn scapy(lab: &Topology) -> Result<Attack> {
     let script = Path::new("tests/evasion/frames.py");
     let script = script.canonicalize().context("run this in `tests/`")?;
@@ -237,6 +267,7 @@ fn scapy(lab: &Topology) -> Result<Attack> {
         attack = attack.and(&from.to_string()).and(&to.to_string());
     }
     attack.from_router = true;
+    attack.shows.arrived = FRAMES;
     Ok(attack)
 }
 
@@ -247,11 +278,39 @@ fn mac(host: &Netns) -> Result<String> {
     Ok(address.context("the host has no address")?.to_owned())
 }
 
-/// What the host's stack got, by the witness.
+/// Packets that the rules forbid, by the witnesses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Witness {
-    wanted: u64,
-    leak: u64,
+struct Forbidden {
+    /// Behind the hook, whole or in pieces, sane or not.
+    arrived: u64,
+    /// Behind the host's own IP stack.
+    leaked: u64,
+}
+
+impl Forbidden {
+    const NONE: Self = Self {
+        arrived: 0,
+        leaked: 0,
+    };
+
+    /// All of it that the witnesses have counted.
+    fn by_now(host: &Netns) -> Result<Self> {
+        Ok(Self {
+            arrived: counter(host, "arrived")?,
+            leaked: counter(host, "leaked")?,
+        })
+    }
+
+    const fn is_as_much_as(self, other: Self) -> bool {
+        self.arrived >= other.arrived && self.leaked >= other.leaked
+    }
+
+    const fn since(self, before: Self) -> Self {
+        Self {
+            arrived: self.arrived - before.arrived,
+            leaked: self.leaked - before.leaked,
+        }
+    }
 }
 
 fn nft(host: &Netns, arguments: &[&str]) -> Result<String> {
@@ -264,19 +323,15 @@ fn nft(host: &Netns, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn witness(host: &Netns) -> Result<Witness> {
+/// Packets that a witness's counter has seen.
+fn counter(host: &Netns, name: &str) -> Result<u64> {
     let text = nft(host, &["-j", "list", "counters"])?;
     let listed: Value = serde_json::from_str(&text)?;
     let objects = listed["nftables"].as_array().cloned().unwrap_or_default();
-    let packets = |name: &str| {
-        let counters = objects.iter().map(|object| &object["counter"]);
-        let mut of_name = counters.filter(|counter| counter["name"] == name);
-        of_name.find_map(|counter| counter["packets"].as_u64())
-    };
-    Ok(Witness {
-        wanted: packets("wanted").context("no counter `wanted`")?,
-        leak: packets("leak").context("no counter `leak`")?,
-    })
+    let counters = objects.iter().map(|object| &object["counter"]);
+    let mut of_name = counters.filter(|counter| counter["name"] == name);
+    let packets = of_name.find_map(|counter| counter["packets"].as_u64());
+    packets.with_context(|| format!("no counter `{name}`"))
 }
 
 /// Ports that nmap calls `state`.
@@ -317,33 +372,50 @@ fn run_all(lab: &Topology, attacks: &[Attack]) -> Result<()> {
     })
 }
 
-/// Each tool by itself must get somewhere while nothing protects the host.
+/// Each tool by itself must get somewhere while nothing protects the host, and
+/// what the rules allow must not be taken for an attack.
 fn control(lab: &Topology, attacks: &[Attack]) -> Result<()> {
+    let before = Forbidden::by_now(&lab.host)?;
+    for host in HOST.both() {
+        let family = if host.is_ipv6() { "-6" } else { "" };
+        let allowed = format!("{family} -n -Pn -T5 -sS -p 80,443 {host}");
+        Attack::new("nmap", &allowed).run(lab)?;
+    }
+    let seen = Forbidden::by_now(&lab.host)?.since(before);
+    ensure!(seen == Forbidden::NONE, "a scan of open ports is {seen:?}");
     attacks
         .iter()
-        .filter(|attack| !attack.in_vain)
-        .try_for_each(|attack| {
-            ensure!(
-                gets_through(lab, attack)?,
-                "`{}` reaches nothing that is forbidden, even without sg",
-                attack.name()
-            );
-            Ok(())
-        })
+        .try_for_each(|attack| shows_itself(lab, attack))
 }
 
-/// Whether anything forbidden arrives in one of a few runs: a tool sends two
-/// packets, and hping3 gives the fragments of both the same identification.
-fn gets_through(lab: &Topology, attack: &Attack) -> Result<bool> {
+/// Whether the witnesses see what they must in one of a few runs: a tool sends
+/// two packets, and hping3 gives the fragments of both the same identification.
+fn shows_itself(lab: &Topology, attack: &Attack) -> Result<()> {
     const RUNS: usize = 5;
-    let before = witness(&lab.host)?.leak;
+    let mut seen = Forbidden::NONE;
     for _ in 0..RUNS {
+        let before = Forbidden::by_now(&lab.host)?;
         attack.run(lab)?;
-        if witness(&lab.host)?.leak > before {
-            return Ok(true);
+        seen = Forbidden::by_now(&lab.host)?.since(before);
+        if seen.is_as_much_as(attack.shows) {
+            return Ok(());
         }
     }
-    Ok(false)
+    bail!(
+        "of `{}` the host sees {seen:?} even without sg, expected {:?} at least",
+        attack.name(),
+        attack.shows
+    )
+}
+
+/// Source routes are taken, so that nothing but the filter refuses them.
+fn take_source_routes(lab: &Topology) -> Result<()> {
+    for (namespace, interface) in [(&lab.router, "to-internet"), (&lab.host, INTERFACE)] {
+        for place in ["all", interface] {
+            namespace.sysctl(&format!("net/ipv4/conf/{place}/accept_source_route"), "1")?;
+        }
+    }
+    Ok(())
 }
 
 fn evade(xdp: &str, outbound: &str, with_control: bool) -> Result<()> {
@@ -354,28 +426,30 @@ fn evade(xdp: &str, outbound: &str, with_control: bool) -> Result<()> {
     let lab = Topology::new()?;
     let tools = [nmap(), hping(), thc(), vec![scapy(&lab)?]];
     let attacks: Vec<Attack> = tools.into_iter().flatten().collect();
-    nft(&lab.host, &[WITNESS])?;
+    take_source_routes(&lab)?;
+    nft(&lab.host, &[WITNESSES])?;
     nft(&lab.internet, &[QUIET])?;
     let _echo = Echo::udp(&lab.host, 443)?;
     if with_control {
         control(&lab, &attacks)?;
+        for kinds in ["netdev arrival kinds", "inet witness ports"] {
+            nft(&lab.host, &["flush", "set", kinds])?;
+        }
         nft(&lab.host, &["reset", "counters"])?;
-        nft(&lab.host, &["flush", "set", "inet", "witness", "leaked"])?;
     }
 
     let agent = Agent::new(&lab.host)?;
     let rules = RULES.replace("OUTBOUND", outbound);
     agent.apply(&rules.replacen("groups = [", &format!("xdp = \"{xdp}\"\ngroups = ["), 1))?;
     run_all(&lab, &attacks)?;
-    let seen = witness(&lab.host)?;
+    let seen = Forbidden::by_now(&lab.host)?;
     ensure!(
-        seen.leak == 0,
-        "{} packets reached the host that no rule allows: {}",
-        seen.leak,
-        nft(&lab.host, &["list", "set", "inet", "witness", "leaked"])?
+        seen == Forbidden::NONE,
+        "the host sees {seen:?}, which no rule allows: {}",
+        nft(&lab.host, &["list", "sets"])?
     );
     ensure!(
-        seen.wanted > 0,
+        counter(&lab.host, "wanted")? > 0,
         "what is allowed did not get through either"
     );
 

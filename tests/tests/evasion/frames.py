@@ -7,7 +7,7 @@ an allowed port where a filter that reads headers wrongly finds it.
 import sys
 
 from scapy.all import (
-    AH, Dot1AD, Dot1Q, Ether, GRE, ICMP, IP, IPOption, IPv6,
+    AH, Dot1AD, Dot1Q, Dot3, Ether, GRE, ICMP, IP, IPOption, IPv6,
     IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting, LLC, PadN, Raw, SNAP, TCP, UDP, conf, sendp,
 )
@@ -65,7 +65,8 @@ for count in (1, 2, 4, 5, 9):
         tags = tags / Dot1Q(vlan=0)
     add(tags / v4 / syn, tags / v6 / syn)
 add(ether / Dot1AD(vlan=0) / Dot1Q(vlan=0) / v4 / syn)
-add(ether / LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP(code=0x0800) / v4 / syn)
+# Behind a length: above an ethertype, scapy makes LLC one (0x8870).
+add(Dot3(dst=mac) / LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP(code=0x0800) / v4 / syn)
 
 # Options and extension headers that spell port 80.
 for words in (1, 5, 10):
