@@ -4,10 +4,11 @@ use std::{net::IpAddr, time::Duration};
 
 use anyhow::Result;
 use sg_tests::{
-    agent::Agent,
+    agent::{Agent, Stats},
     client::{self, Answer, Expected},
     echo::Echo,
     netns::{Netns, veth, wait_until},
+    oracle::MAX_EXTENSIONS,
     packet::{Network, Packet, Transport},
     topology::{Ends, HOST, INTERFACE, OFFICE},
     wire::Wire,
@@ -44,10 +45,14 @@ struct Cable {
 
 impl Cable {
     fn new() -> Result<Self> {
+        Self::of_mtu(9000)
+    }
+
+    fn of_mtu(mtu: usize) -> Result<Self> {
         let (host, peer) = (Netns::new("host")?, Netns::new("peer")?);
         veth((&host, INTERFACE), (&peer, INTERFACE))?;
         for (namespace, own, other) in [(&host, HOST, OFFICE), (&peer, OFFICE, HOST)] {
-            namespace.ip(&format!("link set {INTERFACE} mtu 9000"))?;
+            namespace.ip(&format!("link set {INTERFACE} mtu {mtu}"))?;
             // One packet of the sender is one on the wire.
             namespace.ip(&format!("link set {INTERFACE} gso_max_segs 1"))?;
             addresses(namespace, own, other)?;
@@ -142,20 +147,24 @@ fn jumbo_frames_on_tc() -> Result<()> {
     large_packets_are_counted_exactly("tc")
 }
 
-/// IPv6 with `count` headers of destination options of 2 KiB before UDP.
-fn behind_options(count: usize, port: u16) -> Vec<u8> {
+/// The length of the longest extension header but one of authentication.
+const LONGEST_HEADER: usize = 2048;
+
+/// IPv6 with headers of destination options of these lengths before UDP, and
+/// data behind it.
+fn behind_options(lengths: &[usize], port: u16, data_bytes: usize) -> Vec<u8> {
     const OPTIONS: u8 = 60;
-    const UNITS: u8 = 254;
     let udp = Transport::udp(40_000, port);
     let plain = Packet::ip(OFFICE.v6.into(), HOST.v6.into(), udp).bytes();
     let (headers, payload) = plain.split_at(14 + 40);
-    let mut chain = vec![0; count * (usize::from(UNITS) + 1) * 8];
-    let length = chain.len() / count;
-    for (index, header) in chain.chunks_mut(length).enumerate() {
-        header[0] = if index + 1 == count { 17 } else { OPTIONS };
-        header[1] = UNITS;
+    let mut chain = Vec::new();
+    for (index, length) in lengths.iter().enumerate() {
+        let is_last = index + 1 == lengths.len();
+        let units = u8::try_from(length / 8 - 1).expect("a header");
+        chain.extend([if is_last { 17 } else { OPTIONS }, units]);
+        chain.resize(chain.len() + length - 2, 0);
     }
-    let mut frame = [headers, &chain, payload].concat();
+    let mut frame = [headers, &chain, payload, &vec![0; data_bytes]].concat();
     let payload_bytes = u16::try_from(frame.len() - 14 - 40).expect("a jumbo frame");
     frame[14 + 4..14 + 6].copy_from_slice(&payload_bytes.to_be_bytes());
     frame[14 + 6] = OPTIONS;
@@ -168,7 +177,7 @@ fn moves_by_one(
     wire: &Wire,
     what: &str,
     frame: &[u8],
-    counter: impl Fn(&sg_tests::agent::Stats) -> u64,
+    counter: impl Fn(&Stats) -> u64,
 ) -> Result<()> {
     let before = counter(&agent.stats()?);
     wire.send(frame)?;
@@ -179,35 +188,70 @@ fn moves_by_one(
     })
 }
 
+/// Up to the longest chain that there is: 8 headers of 2 KiB.
 #[test]
 fn jumbo_headers_behind_the_first_buffer_are_read() -> Result<()> {
-    let cable = Cable::new()?;
+    let cable = Cable::of_mtu(20_000)?;
     let agent = Agent::new(&cable.host)?;
     apply(&agent, "native")?;
     let wire = Wire::open(&cable.peer, INTERFACE, Duration::from_millis(1))?;
-    for count in 1..=4 {
-        moves_by_one(
-            &agent,
-            &wire,
-            "allowed",
-            &behind_options(count, 7000),
-            |stats| stats.packets("office/inbound/echo"),
-        )?;
-        moves_by_one(
-            &agent,
-            &wire,
-            "forbidden",
-            &behind_options(count, 7001),
-            |stats| stats.drops("no_rule", "inbound"),
-        )?;
+    for count in 1..=MAX_EXTENSIONS {
+        let behind = |port| behind_options(&vec![LONGEST_HEADER; count], port, 0);
+        moves_by_one(&agent, &wire, "allowed", &behind(7000), passes)?;
+        moves_by_one(&agent, &wire, "forbidden", &behind(7001), no_rule)?;
         // The UDP header is cut, and so is the frame.
-        let mut cut = behind_options(count, 7000);
+        let mut cut = behind(7000);
         cut.truncate(cut.len() - 1);
-        moves_by_one(&agent, &wire, "cut", &cut, |stats| {
-            stats.drops("malformed", "inbound")
-        })?;
+        moves_by_one(&agent, &wire, "cut", &cut, malformed)?;
+    }
+    let too_long = behind_options(&[LONGEST_HEADER; MAX_EXTENSIONS + 1], 7000, 0);
+    moves_by_one(&agent, &wire, "too long", &too_long, malformed)
+}
+
+/// At tc the kernel makes the first 1024 bytes of a frame readable, and not more
+/// of it if it lies in several buffers. What has headers behind them drops.
+#[test]
+fn jumbo_headers_behind_what_tc_reads_are_malformed() -> Result<()> {
+    const LINK_AND_IP: usize = 14 + 40;
+    const UDP: usize = 8;
+    const READ: usize = 1024;
+    // The longest that leaves room for UDP; a header is a multiple of 8.
+    const FITS: usize = (READ - LINK_AND_IP - UDP) / 8 * 8;
+    let cable = Cable::new()?;
+    let agent = Agent::new(&cable.host)?;
+    apply(&agent, "tc")?;
+    let wire = Wire::open(&cable.peer, INTERFACE, Duration::from_millis(1))?;
+    let mut eight = [FITS / MAX_EXTENSIONS; MAX_EXTENSIONS];
+    for chain in [&[FITS][..], &eight] {
+        let behind = |port| behind_options(chain, port, 4000);
+        moves_by_one(&agent, &wire, "allowed", &behind(7000), passes)?;
+        moves_by_one(&agent, &wire, "forbidden", &behind(7001), no_rule)?;
+    }
+    eight[7] += 8;
+    for chain in [
+        &[FITS + 8][..],
+        &eight,
+        &[LONGEST_HEADER],
+        &[LONGEST_HEADER; 2],
+    ] {
+        for port in [7000, 7001] {
+            let behind = behind_options(chain, port, 4000);
+            moves_by_one(&agent, &wire, "too far behind", &behind, malformed)?;
+        }
     }
     Ok(())
+}
+
+fn passes(stats: &Stats) -> u64 {
+    stats.packets("office/inbound/echo")
+}
+
+fn no_rule(stats: &Stats) -> u64 {
+    stats.drops("no_rule", "inbound")
+}
+
+fn malformed(stats: &Stats) -> u64 {
+    stats.drops("malformed", "inbound")
 }
 
 #[test]
