@@ -242,9 +242,18 @@ impl<'n> Agent<'n> {
     ///
     /// If `ip` can't be run.
     pub fn programs_on_interface(&self) -> Result<String> {
+        self.programs_on(INTERFACE)
+    }
+
+    /// As [`Agent::programs_on_interface`], of any interface.
+    ///
+    /// # Errors
+    ///
+    /// If `ip` can't be run.
+    pub fn programs_on(&self, interface: &str) -> Result<String> {
         let output = self
             .namespace
-            .output("ip", &["-d", "link", "show", INTERFACE])?;
+            .output("ip", &["-d", "link", "show", interface])?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let lines = text.lines().filter(|line| line.contains("prog/xdp"));
         Ok(lines.collect::<Vec<_>>().join("\n"))

@@ -1,6 +1,6 @@
 //! Interfaces that come and go.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::Result;
 use sg_tests::{
@@ -62,6 +62,37 @@ fn b32_an_interface_that_came_back_is_protected_again() -> Result<()> {
             })
         })
     })
+}
+
+/// What `status` calls other programs, of all interfaces.
+fn other_programs(agent: &Agent<'_>) -> Result<Vec<serde_json::Value>> {
+    let output = agent.output(&["status", "--json"])?;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let interfaces = status["interfaces"].as_array().cloned();
+    let others = interfaces
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|one| {
+            let others = one["other_programs"].as_array()?;
+            Some(others.clone())
+        });
+    Ok(others.flatten().collect())
+}
+
+/// Also while they are attached: no description knows them yet.
+#[test]
+fn own_programs_are_no_other_programs() -> Result<()> {
+    let host = Netns::new("host")?;
+    add_wan(&host, "wan0")?;
+    let agent = Agent::new(&host)?;
+    agent.apply(DENY_ALL)?;
+    assert_eq!(other_programs(&agent)?.len(), 0);
+    let run = format!("/run/sg-agent/netns-{}", host.cookie()?);
+    fs::remove_file(format!("{run}/generation.json"))?;
+    let programs = agent.programs_on("wan0")?;
+    assert_ne!(programs, "", "still attached");
+    assert_eq!(other_programs(&agent)?.len(), 0, "{programs}");
+    Ok(())
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     path::PathBuf,
     thread,
     time::{Duration, SystemTime},
@@ -646,19 +646,38 @@ fn last_pinned(store: &Store) -> u32 {
     numbers.max().unwrap_or(0)
 }
 
-/// Where each program of ours is pinned, by its number in the kernel.
-fn pinned_programs(store: &Store) -> Result<BTreeMap<u32, PathBuf>> {
+/// Where programs of ours are pinned.
+fn pins(store: &Store) -> io::Result<impl Iterator<Item = PathBuf>> {
     let directories = fs::read_dir(store.generations())?;
-    directories
+    Ok(directories
         .flatten()
         .flat_map(|directory| fs::read_dir(directory.path()).into_iter().flatten())
         .flatten()
-        .map(|pin| {
-            let path = pin.path();
+        .map(|pin| pin.path()))
+}
+
+/// Where each program of ours is pinned, by its number in the kernel.
+fn pinned_programs(store: &Store) -> Result<BTreeMap<u32, PathBuf>> {
+    pins(store)?
+        .map(|path| {
             let info = ProgramInfo::from_pin(&path)
                 .with_context(|| format!("opening the program `{}`", path.display()))?;
             Ok((info.id(), path))
         })
+        .collect()
+}
+
+/// The numbers of all programs of ours that are pinned by now, live or about to
+/// be.
+#[must_use]
+pub fn own_programs(store: &Store) -> BTreeSet<u32> {
+    // No pins are no programs.
+    pins(store)
+        .into_iter()
+        .flatten()
+        // One that is removed meanwhile is none any more.
+        .filter_map(|path| ProgramInfo::from_pin(path).ok())
+        .map(|info| info.id())
         .collect()
 }
 

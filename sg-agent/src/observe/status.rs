@@ -1,5 +1,7 @@
 //! How every interface stands: protected, by what, or not.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use serde::Serialize;
 
@@ -76,11 +78,15 @@ impl Status {
     /// # Errors
     /// The kernel does not answer.
     pub async fn read(store: &Store, manifest: Option<&Manifest>) -> Result<Self> {
+        let ours = generation::own_programs(store);
         let found = interfaces::list().await?;
         let mut problems = Vec::new();
         let mut rows = Vec::new();
         for interface in found.iter().filter(|interface| !interface.is_loopback) {
-            rows.push(interface_status(store, manifest, interface, &mut problems));
+            rows.push(InterfaceStatus {
+                other_programs: other_programs(store, interface, &ours),
+                ..interface_status(store, manifest, interface, &mut problems)
+            });
         }
         for hook in manifest.into_iter().flat_map(Manifest::hooks) {
             if !found.iter().any(|interface| interface.index == hook.index) {
@@ -149,7 +155,6 @@ fn interface_status(
         })
     };
     let mut live = [None, None];
-    let mut ours = Vec::new();
     for (slot, direction) in live
         .iter_mut()
         .zip([Direction::Inbound, Direction::Outbound])
@@ -158,13 +163,12 @@ fn interface_status(
             continue;
         };
         *slot = live_hook(store, interface, hook);
-        match slot {
-            Some(found) => ours.push(found.program),
-            None => problems.push(format!(
+        if slot.is_none() {
+            problems.push(format!(
                 "the {direction} hook of `{}` ({}) is not in place; `sg-agent apply` puts it back",
                 interface.name,
                 hook.place.name()
-            )),
+            ));
         }
     }
     let [inbound, outbound] = live;
@@ -179,7 +183,7 @@ fn interface_status(
             .unwrap_or_default(),
         inbound,
         outbound,
-        other_programs: other_programs(interface, &ours),
+        other_programs: Vec::new(),
     }
 }
 
@@ -223,7 +227,10 @@ fn live_hook(store: &Store, interface: &Interface, hook: &HookRecord) -> Option<
     place.map(|place| HookStatus { place, program })
 }
 
-fn other_programs(interface: &Interface, ours: &[u32]) -> Vec<String> {
+/// Programs on an interface that are not ours. Those that are about to be live
+/// are ours, too: they are pinned before they are attached, and as long as they
+/// are.
+fn other_programs(store: &Store, interface: &Interface, ours: &BTreeSet<u32>) -> Vec<String> {
     let xdp = interface
         .xdp
         .map(|xdp| (xdp.program, attach::name_of_program(xdp.program)))
@@ -241,7 +248,17 @@ fn other_programs(interface: &Interface, ours: &[u32]) -> Vec<String> {
                 .into_iter()
                 .map(move |program| (side, program))
         });
-    xdp.chain(tcx)
+    let unknown: Vec<_> = xdp
+        .chain(tcx)
+        .filter(|(_, (id, _))| !ours.contains(id))
+        .collect();
+    if unknown.is_empty() {
+        return Vec::new();
+    }
+    // Some may have come since.
+    let ours = generation::own_programs(store);
+    unknown
+        .into_iter()
         .filter(|(_, (id, _))| !ours.contains(id))
         .map(|(side, (id, name))| format!("{side}: {name} (id {id})"))
         .collect()
