@@ -90,7 +90,8 @@ fn list(store: &Store, name: Option<&str>) -> Result<Outcome> {
             } else {
                 ""
             };
-            lines.push(format!("{name}: {count} prefixes{edited}\n"));
+            let prefixes = if count == 1 { "prefix" } else { "prefixes" };
+            lines.push(format!("{name}: {count} {prefixes}{edited}\n"));
         }
     }
     print(&lines.concat())?;
