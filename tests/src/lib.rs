@@ -10,6 +10,7 @@ pub mod capture;
 pub mod client;
 pub mod connection;
 pub mod echo;
+pub mod established;
 pub mod fault;
 pub mod foreign;
 pub mod generate;

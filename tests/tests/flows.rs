@@ -1,31 +1,18 @@
 //! `flows` lists what the kernel remembers, and forgets it when told to.
 
-use std::{
-    env, io,
-    net::{Ipv4Addr, UdpSocket},
-    sync::Barrier,
-    thread,
-    time::Duration,
-};
+use std::{env, io, net::UdpSocket, sync::Barrier, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, Map, MapData};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     sys::signal::Signal,
     unistd::Pid,
 };
 use serde_json::Value;
-use sg_agent::dataplane::{collect, plain::Plain};
-use sg_common::{
-    address::V4,
-    classify::{Match, OnRevoke},
-    conntrack::State,
-    flow::{Flow, FlowKey, FlowKey4},
-};
 use sg_tests::{
     agent::Agent,
     connection::Connection,
+    established,
     netns::wait_until,
     topology::{HOST, INTERNET, Topology},
 };
@@ -155,20 +142,7 @@ fn many_flows() -> Result<()> {
     let lab = Topology::new()?;
     let agent = Agent::new(&lab.host)?;
     agent.apply(RULES)?;
-    let path = agent.pin_directory()?.join("maps/HOST_FLOWS_4");
-    let map = Map::HashMap(MapData::from_pin(path)?);
-    let mut map: HashMap<_, Plain<FlowKey4>, Plain<Flow>> = HashMap::try_from(map)?;
-    let now_ns = collect::now_ns()?;
-    let flow = Flow {
-        last_seen_ns: now_ns,
-        opened_ns: now_ns,
-        state: State::TcpEstablished as u32,
-        rule: Match::new(0, false, OnRevoke::Recheck).word(),
-        ..Flow::default()
-    };
-    for n in 0..flows {
-        map.insert(Plain(key(n)), Plain(flow), 0)?;
-    }
+    established::by_host(&lab.host, flows)?;
     let expected = usize::try_from(flows)?;
     assert_eq!(count(&agent, &[])?, expected);
     let lines = listed(&agent, &[])?;
@@ -304,18 +278,4 @@ fn is_answered(server: &UdpSocket, port: u16) -> Result<()> {
     server.send_to(&[0], from)?;
     socket.recv(&mut [0])?;
     Ok(())
-}
-
-/// The nth peer.
-fn key(n: u32) -> FlowKey4 {
-    let remote = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n);
-    FlowKey {
-        remote: V4::from(remote.octets()),
-        local: V4::from(HOST.v4.octets()),
-        remote_port_be: PORT.to_be(),
-        local_port_be: 40_000_u16.to_be(),
-        zone: 0,
-        protocol: 6,
-        reserved: 0,
-    }
 }

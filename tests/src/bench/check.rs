@@ -1,14 +1,8 @@
 //! Checking a large rule file: what a person waits for while writing it.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::Stdio,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::{
     Bench, command,
@@ -37,9 +31,11 @@ pub(super) const SUBJECT: &str = "10,000 rules, a set file of 1M lines";
 /// The scenario's subjects.
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let rules = rules(bench)?;
-    let time = || Ok(check(bench, &rules)?.0);
+    let (agent, rules) = (bench.agent.to_string_lossy(), rules.to_string_lossy());
+    let cost = || command::cost_here(&agent, &["check", &rules]);
+    let time = || Ok(cost()?.seconds);
     let mut found = bench.figures_of(TIME, bench.rounds, vec![Subject::new(SUBJECT, time)]);
-    let peak = || Ok(check(bench, &rules)?.1);
+    let peak = || Ok(cost()?.mib);
     found.extend(bench.figures_of(PEAK, 1, vec![Subject::new(SUBJECT, peak)]));
     bench.figures.extend(found);
     Ok(())
@@ -63,36 +59,4 @@ fn rules(bench: &Bench) -> Result<PathBuf> {
     let path = directory.join("check.toml");
     fs::write(&path, text)?;
     Ok(path)
-}
-
-/// The seconds that `check` takes, and the MiB. Resident memory only grows in
-/// `VmHWM`, so the last look before the end is as good as one at the end.
-fn check(bench: &Bench, rules: &PathBuf) -> Result<(f64, f64)> {
-    const LOOK: Duration = Duration::from_millis(2);
-    let start = Instant::now();
-    let mut child = command::limited(&bench.agent.to_string_lossy())
-        .arg("check")
-        .arg(rules)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("can't run `prlimit`")?;
-    let mut peak_kib = 0;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            if !status.success() {
-                bail!("`check` ended with {status}");
-            }
-            #[expect(clippy::cast_precision_loss, reason = "for people")]
-            let mib = peak_kib as f64 / 1024.0;
-            return Ok((start.elapsed().as_secs_f64(), mib));
-        }
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
-        let line = status.unwrap_or_default();
-        let line = line.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib: Option<u64> =
-            line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-        peak_kib = peak_kib.max(kib.unwrap_or(0));
-        thread::sleep(LOOK);
-    }
 }

@@ -3,9 +3,11 @@
 
 use std::{
     ffi::OsStr,
+    fs,
     path::Path,
     process::{Command, Output, Stdio},
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -63,6 +65,46 @@ pub(super) fn seconds_here(program: &str, arguments: &[&str]) -> Result<f64> {
     let start = Instant::now();
     run_here(program, arguments)?;
     Ok(start.elapsed().as_secs_f64())
+}
+
+/// What a program took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cost {
+    /// From its start to its end.
+    pub(super) seconds: f64,
+    /// The most that it had resident.
+    pub(super) mib: f64,
+}
+
+/// Runs a program where we are, which must succeed, and watches its memory.
+/// Resident memory only grows in `VmHWM`, so the last look before the end is as
+/// good as one at the end. What it prints is read by nobody.
+pub(super) fn cost_here(program: &str, arguments: &[&str]) -> Result<Cost> {
+    const LOOK: Duration = Duration::from_millis(2);
+    let start = Instant::now();
+    let mut command = limited(program);
+    command.args(arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().context("can't run `prlimit`")?;
+    let mut peak_kib = 0;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            if !status.success() {
+                bail!("{} ended with {status}", typed(program, arguments));
+            }
+            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            let mib = peak_kib as f64 / 1024.0;
+            let seconds = start.elapsed().as_secs_f64();
+            return Ok(Cost { seconds, mib });
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let line = status.unwrap_or_default();
+        let line = line.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib: Option<u64> =
+            line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        peak_kib = peak_kib.max(kib.unwrap_or(0));
+        thread::sleep(LOOK);
+    }
 }
 
 fn check(output: &Output) -> Result<()> {

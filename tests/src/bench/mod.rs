@@ -17,6 +17,7 @@ mod clock;
 mod command;
 pub mod figure;
 mod flows;
+mod listing;
 mod load;
 mod lookup;
 pub mod machine;
@@ -78,7 +79,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order they are run.
-pub const SCENARIOS: [Scenario; 10] = [
+pub const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: per_packet::NAME,
         about: "the cost of a packet, beside other filters",
@@ -98,6 +99,11 @@ pub const SCENARIOS: [Scenario; 10] = [
         name: flows::NAME,
         about: "the flow table, beside a bare hash",
         run: flows::run,
+    },
+    Scenario {
+        name: listing::NAME,
+        about: "what `flows` takes with a million live flows",
+        run: listing::run,
     },
     Scenario {
         name: traffic::NAME,
