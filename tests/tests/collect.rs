@@ -13,7 +13,7 @@ use bytemuck::Zeroable as _;
 use sg_agent::dataplane::{
     collect::Collector,
     manifest::Manifest,
-    object::{FLOW_MAPS, FlowMap, Shared},
+    object::{self, FLOW_MAPS, FlowMap, Shared},
     plain::Plain,
     store::{Places, Store},
 };
@@ -137,7 +137,7 @@ fn collect_once() -> Result<usize> {
     shared
         .timeouts_ns
         .fill(u64::try_from(timeout().as_nanos())?);
-    let mut collector = Collector::begin(&store, generation)?;
+    let mut collector = Collector::begin(&store, generation, object::established())?;
     while !collector.step(&shared)? {}
     Ok(collector.collected())
 }

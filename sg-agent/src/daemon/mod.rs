@@ -25,8 +25,15 @@ use self::{
 use crate::{
     compile::Slots,
     dataplane::{
-        collect::Collector, generation::Applied, interfaces, lock::Lock, manifest::Manifest,
-        packet_log::PacketLog, store::Store,
+        collect::Collector,
+        flow_counts::{self, Fullness},
+        generation::Applied,
+        interfaces,
+        lock::Lock,
+        manifest::Manifest,
+        packet_log::PacketLog,
+        spare_memory,
+        store::Store,
     },
     enforce::{self, Missing, Prepared},
     observe::FlowTableStatus,
@@ -140,6 +147,7 @@ impl<'a> Daemon<'a> {
         )
         .await?;
         watch.follow(&config, &live.prepared.loaded.files);
+        spare_memory::give_back();
         Ok(Self {
             config,
             store,
@@ -172,10 +180,7 @@ impl<'a> Daemon<'a> {
                 Event::Changed => self.file_changed().await,
                 Event::Hangup => self.reload("SIGHUP", Missing::Refuse).await,
                 Event::LookAtInterfaces => self.look_at_interfaces().await,
-                Event::CollectFlows => {
-                    self.look_at_flow_tables();
-                    self.begin_to_collect();
-                }
+                Event::CollectFlows => self.look_at_flow_tables(),
                 Event::CollectMore => self.collect_more(),
                 Event::Asked(asker) => self.serve_asker(asker).await,
                 Event::End(signal) => {
@@ -189,6 +194,7 @@ impl<'a> Daemon<'a> {
     /// If nothing but sets changed, live tables can often take it.
     async fn file_changed(&mut self) {
         match self.follow_sets() {
+            Ok(Some(1)) => log::info!("sets changed: 1 prefix is in force in place"),
             Ok(Some(changed)) => {
                 log::info!("sets changed: {changed} prefixes are in force in place");
             }
@@ -232,7 +238,7 @@ impl<'a> Daemon<'a> {
         let text = result.map(|outcome| {
             log::info!("{}", outcome.text);
             if let Some(Replaced { prepared, applied }) = outcome.replaced {
-                self.live = Live::new(prepared, applied);
+                self.go_on_with(Live::new(prepared, applied));
             }
             outcome.text
         });
@@ -255,13 +261,18 @@ impl<'a> Daemon<'a> {
             Ok(live) => {
                 log::info!("{why}: generation {} is in force", live.manifest.generation);
                 self.watch.follow(&self.config, &live.prepared.loaded.files);
-                self.live = live;
+                self.go_on_with(live);
             }
             Err(error) => log::error!(
                 "{why}, but it was not applied; generation {} stays in force\n{error:#}",
                 self.live.manifest.generation
             ),
         }
+    }
+
+    fn go_on_with(&mut self, live: Live) {
+        self.live = live;
+        spare_memory::give_back();
     }
 
     async fn look_at_interfaces(&mut self) {
@@ -274,11 +285,20 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Says once that a table fills, as long as there is room.
     fn look_at_flow_tables(&mut self) {
-        // That they can't be read is told by who collects.
-        let tables = FlowTableStatus::all(self.store).unwrap_or_default();
-        let warnings: Vec<_> = tables.iter().map(FlowTableStatus::warning).collect();
+        match flow_counts::fullness(self.store) {
+            Ok(tables) => {
+                self.warn_of(&tables);
+                self.begin_to_collect(&tables);
+            }
+            Err(error) => log::error!("looking at the flow tables: {error:#}"),
+        }
+    }
+
+    /// Says once that a table fills, as long as there is room.
+    fn warn_of(&mut self, tables: &[Fullness]) {
+        let statuses = tables.iter().copied().map(FlowTableStatus::from);
+        let warnings: Vec<_> = statuses.map(|table| table.warning()).collect();
         let before = self.warnings.iter().map(Option::is_some);
         let before = before.chain(std::iter::repeat(false));
         for (warning, was_told) in warnings.iter().zip(before) {
@@ -291,13 +311,17 @@ impl<'a> Daemon<'a> {
         self.warnings = warnings;
     }
 
-    fn begin_to_collect(&mut self) {
+    fn begin_to_collect(&mut self, tables: &[Fullness]) {
+        // To walk through an empty table of this size takes milliseconds.
+        let used = tables.iter().filter(|table| table.occupancy.entries > 0);
+        let mut used = used.map(|table| table.map).peekable();
         // A walk that is still under way is not begun anew.
-        if self.collector.is_none() {
-            match Collector::begin(self.store, self.live.manifest.generation) {
-                Ok(collector) => self.collector = Some(collector),
-                Err(error) => log::error!("collecting expired flows: {error:#}"),
-            }
+        if self.collector.is_some() || used.peek().is_none() {
+            return;
+        }
+        match Collector::begin(self.store, self.live.manifest.generation, used) {
+            Ok(collector) => self.collector = Some(collector),
+            Err(error) => log::error!("collecting expired flows: {error:#}"),
         }
     }
 

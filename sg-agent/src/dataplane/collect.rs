@@ -18,18 +18,18 @@ use sg_common::{
     address::{Family, V4, V6},
     collection::{Candidate, MAX_CANDIDATES, Request},
     conntrack::FlowState,
-    flow::{Flow, FlowKey, Stage},
+    flow::{Flow, FlowKey},
 };
 
 use super::{
     flow_counts::LiveCounts,
     flow_table::FlowTable,
     generation::collector_pin,
-    object::{CANDIDATES, FLOW_MAPS, FlowMap, Shared},
+    object::{CANDIDATES, FlowMap, Shared},
     store::Store,
 };
 
-/// A walk through the tables of established flows. Opening tables make room by
+/// A walk through tables of established flows. Opening tables make room by
 /// themselves.
 pub struct Collector {
     remover: Remover,
@@ -49,16 +49,17 @@ enum Entries {
 }
 
 impl Collector {
-    /// Begins a walk, with the program of a generation.
+    /// Begins a walk through these tables, with the program of a generation.
     ///
     /// # Errors
     /// The tables or the program can't be opened.
-    pub fn begin(store: &Store, generation: u32) -> Result<Self> {
+    pub fn begin(
+        store: &Store,
+        generation: u32,
+        maps: impl IntoIterator<Item = &'static FlowMap>,
+    ) -> Result<Self> {
         let mut tables = Vec::new();
-        let established = FLOW_MAPS
-            .iter()
-            .filter(|map| map.stage == Stage::Established);
-        for map in established {
+        for map in maps {
             let entries = match map.family {
                 Family::V4 => FlowTable::open(store, map)?.map(Entries::V4),
                 Family::V6 => FlowTable::open(store, map)?.map(Entries::V6),

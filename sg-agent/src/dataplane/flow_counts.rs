@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, PerCpuArray};
 use memmap2::{MmapMut, MmapOptions};
 use sg_common::{
-    flow::{FLOW_TABLES, FlowCount, FlowTally, Stage},
+    flow::{FLOW_TABLES, FlowCount, FlowTally},
     occupancy::Occupancy,
 };
 
 use super::{
-    object::{FLOW_COUNTS, FLOW_MAPS, FLOW_TALLIES, FlowMap},
+    object::{self, FLOW_COUNTS, FLOW_TALLIES, FlowMap},
     plain::Plain,
     store::Store,
 };
@@ -59,9 +59,6 @@ pub fn fullness(store: &Store) -> Result<Vec<Fullness>> {
         return Ok(Vec::new());
     }
     let counts = LiveCounts::open(store)?;
-    let established = FLOW_MAPS
-        .iter()
-        .filter(|map| map.stage == Stage::Established);
     let one = |map: &'static FlowMap| {
         let path = store.maps().join(map.name);
         let pinned =
@@ -78,7 +75,7 @@ pub fn fullness(store: &Store) -> Result<Vec<Fullness>> {
             tally,
         })
     };
-    established.map(one).collect()
+    object::established().map(one).collect()
 }
 
 /// The pinned counts, which the programs read and write at the same time.

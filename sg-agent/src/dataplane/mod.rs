@@ -21,6 +21,7 @@ pub mod plain;
 pub mod record;
 pub mod sandbox;
 pub mod seed;
+pub mod spare_memory;
 pub mod store;
 mod system_call;
 pub mod table_sizes;

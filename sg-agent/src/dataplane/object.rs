@@ -95,6 +95,14 @@ pub const FLOW_MAPS: [FlowMap; FLOW_TABLES] = {
         FlowMap::new("PEER_OPENING_6", Peer, Opening, V6),
     ]
 };
+
+/// The tables of established flows.
+pub fn established() -> impl Iterator<Item = &'static FlowMap> {
+    FLOW_MAPS
+        .iter()
+        .filter(|map| map.stage == Stage::Established)
+}
+
 /// What became of the entries of each flow table, by [`FlowMap::index`].
 pub const FLOW_TALLIES: &str = "FLOW_TALLIES";
 /// How full the tables of established flows are, by [`FlowMap::index`].
