@@ -16,6 +16,7 @@ pub mod foreign;
 pub mod generate;
 pub mod hops;
 pub mod lab;
+pub mod mortal;
 pub mod netns;
 pub mod on_host;
 pub mod oracle;

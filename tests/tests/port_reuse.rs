@@ -18,13 +18,14 @@ use sg_agent::{
     dataplane::{
         collect::Collector,
         manifest::Manifest,
-        object::Shared,
+        object::{self, Shared},
         store::{Places, Store},
     },
     enforce, policy,
 };
 use sg_tests::{
     agent::{Agent, Stats},
+    mortal,
     netns::{POLL, Packets, patience},
     topology::{HOST, INTERNET, Topology, UPLINK},
 };
@@ -88,6 +89,7 @@ fn reuse_ports(
     lab: &Topology,
     serve: impl FnOnce(&AtomicBool) -> Result<()> + Send,
     ask_from: fn(u16) -> Result<()>,
+    meanwhile: fn(&Agent<'_>, &AtomicBool) -> Result<()>,
 ) -> Result<Outcome> {
     let agent = Agent::new(&lab.host)?;
     agent.apply(RULES)?;
@@ -104,15 +106,19 @@ fn reuse_ports(
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| scope.spawn(ask(client)))
             .collect();
+        let meanwhile = scope.spawn(|| meanwhile(&agent, ends));
         let collected = collect(&store, &shared, ends);
         ends.store(true, Ordering::Relaxed);
+        let meanwhile = meanwhile.join().expect("what goes on does not panic");
         let asked: Result<u64> = clients
             .into_iter()
             .map(|client| client.join().expect("a client does not panic"))
             .sum();
         has_ended.store(true, Ordering::Relaxed);
         let end = server.join().expect("a server does not panic");
-        end.and(asked).map(|asked| (asked, collected))
+        end.and(meanwhile)
+            .and(asked)
+            .map(|asked| (asked, collected))
     })?;
     let collected = collected?;
     println!(
@@ -139,17 +145,34 @@ fn b22_no_live_flow_is_collected() -> Result<()> {
     let server = lab
         .internet
         .enter(|| Ok(UdpSocket::bind((INTERNET.v4, PORT))?))?;
-    reuse_ports(&lab, |has_ended| echo(&server, has_ended), ask_udp).map(drop)
+    let serve = |has_ended: &_| echo(&server, has_ended);
+    reuse_ports(&lab, serve, ask_udp, |_, _| Ok(())).map(drop)
 }
 
 /// Connections that end by FINs or by a RST, and begin anew from the same port.
 #[test]
 fn b22_no_segment_of_short_connections_is_dropped() -> Result<()> {
+    short_connections(|_, _| Ok(()))
+}
+
+/// As above, and the agent makes no difference.
+#[test]
+fn b22_nor_while_the_agent_is_killed_and_started() -> Result<()> {
+    short_connections(|agent, ends| {
+        let goes_on = || Ok(!ends.load(Ordering::Relaxed));
+        let kills = mortal::kill_and_start(agent, RULES, goes_on)?;
+        println!("killed {kills} times");
+        Ok(())
+    })
+}
+
+fn short_connections(meanwhile: fn(&Agent<'_>, &AtomicBool) -> Result<()>) -> Result<()> {
     let lab = Topology::new()?;
     let server = lab
         .internet
         .enter(|| Ok(TcpListener::bind((INTERNET.v4, PORT))?))?;
-    let outcome = reuse_ports(&lab, |has_ended| answer(&server, has_ended), ask_tcp)?;
+    let serve = |has_ended: &_| answer(&server, has_ended);
+    let outcome = reuse_ports(&lab, serve, ask_tcp, meanwhile)?;
     let ((before, link_before), (after, link_after)) = (outcome.before, outcome.after);
     // A SYN begins a flow, whatever the last connection has left of its own.
     assert_eq!(after.rule("g/outbound/tcp", "flows"), outcome.asked);
@@ -266,16 +289,23 @@ fn ask(client: u16, ask_from: fn(u16) -> Result<()>, ends: &AtomicBool) -> Resul
 
 /// Walks through the tables all the time; returns how many entries were removed.
 fn collect(store: &Store, shared: &Shared, ends: &AtomicBool) -> Result<usize> {
-    let generation = Manifest::read(store)?
-        .context("nothing is enforced")?
-        .generation;
     let begin = Instant::now();
     let mut collected = 0;
     while begin.elapsed() < duration() && !ends.load(Ordering::Relaxed) {
-        let mut collector = Collector::begin(store, generation)?;
+        let generation = generation(store)?;
+        let mut collector = match Collector::begin(store, generation, object::established()) {
+            // Its program goes with the generation.
+            Err(_) if self::generation(store)? != generation => continue,
+            result => result?,
+        };
         while !collector.step(shared)? {}
         collected += collector.collected();
         sleep(COLLECT_EVERY);
     }
     Ok(collected)
+}
+
+fn generation(store: &Store) -> Result<u32> {
+    let manifest = Manifest::read(store)?.context("nothing is enforced")?;
+    Ok(manifest.generation)
 }
