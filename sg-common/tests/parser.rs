@@ -219,3 +219,12 @@ fn every_protocol() {
         ));
     }
 }
+
+/// Every place that a packet can have in its datagram, with every flag.
+#[test]
+fn every_fragment() {
+    for place in 0..=u16::MAX {
+        let packet = v4(0, place, 17, 64, &[0, 22].repeat(8));
+        agree(&ethernet(&[], 0x0800, &packet));
+    }
+}
