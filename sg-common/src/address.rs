@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::tables::{Key, KeyV4, KeyV6, ShortKey};
+use crate::tables::{Key, KeyV4, KeyV6};
 
 /// The two address families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +15,7 @@ pub enum Family {
 
 /// An address of either family.
 ///
-/// Addresses are 16-bit words in memory order, because that is the widest
-/// alignment an IP header has in an Ethernet frame.
+/// Addresses are words as they lie in the packet.
 pub trait Address: Copy + Eq {
     /// The family.
     const FAMILY: Family;
@@ -37,22 +36,12 @@ pub trait Address: Copy + Eq {
 /// An IPv4 address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(transparent)]
-pub struct V4(pub [u16; 2]);
+pub struct V4(pub u32);
 
 /// An IPv6 address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(transparent)]
-pub struct V6(pub [u16; 8]);
-
-#[inline(always)]
-fn double(first: u16, second: u16) -> u64 {
-    u64::from(u16::from_be(first)) << 16 | u64::from(u16::from_be(second))
-}
-
-#[inline(always)]
-fn quadruple([a, b, c, d]: [u16; 4]) -> u64 {
-    double(a, b) << 32 | double(c, d)
-}
+pub struct V6(pub [u64; 2]);
 
 impl Address for V4 {
     const FAMILY: Family = Family::V4;
@@ -60,8 +49,7 @@ impl Address for V4 {
 
     #[inline(always)]
     fn key(&self) -> KeyV4 {
-        let [a, b] = self.0;
-        ShortKey(double(a, b) << 32)
+        KeyV4(u64::from(u32::from_be(self.0)) << 32)
     }
 
     #[inline(always)]
@@ -81,23 +69,19 @@ impl Address for V6 {
 
     #[inline(always)]
     fn key(&self) -> KeyV6 {
-        let [high @ .., a, b, c, d] = self.0;
-        KeyV6 {
-            high: quadruple(high),
-            low: quadruple([a, b, c, d]),
-        }
+        let [high, low] = self.0.map(u64::from_be);
+        KeyV6 { high, low }
     }
 
     #[inline(always)]
     fn wide(&self) -> [u64; 2] {
-        let KeyV6 { high, low } = self.key();
-        [high, low]
+        self.0.map(u64::from_be)
     }
 
     #[inline(always)]
     fn is_link_local_v6(&self) -> bool {
-        let [first, ..] = self.0;
-        u16::from_be(first) & 0xffc0 == 0xfe80
+        let KeyV6 { high, .. } = self.key();
+        high >> 54 == 0xfe80 >> 6
     }
 }
 

@@ -14,7 +14,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::{
     address::{Address, Family},
     config::Direction,
-    tables::{BrokenTables, Entry, Roots, ServiceKey, ShortKey, Tables, walk},
+    tables::{BrokenTables, Entry, Roots, Tables, walk},
     transport,
 };
 
@@ -127,14 +127,21 @@ impl Match {
     }
 }
 
-/// An answer of [`classify`] in one register: a [`Match`] word, 0 for none, or
-/// a number that says that the tables are broken.
+/// An answer of [`classify`] in one register: a [`Match`] word, 0 for none, and
+/// above it the revision of the tables that gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer(u64);
 
 impl Answer {
-    /// No rule has so high a counter.
+    /// The tables are broken: no rule has so high a counter.
     const BROKEN: u64 = u64::MAX;
+
+    /// What tables of this revision say: a word of a [`Match`], or 0.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(word: u32, revision: u32) -> Self {
+        Self((revision as u64) << 32 | word as u64)
+    }
 
     /// No rule.
     #[must_use]
@@ -169,9 +176,19 @@ impl Answer {
     /// # Errors
     /// [`BrokenTables`] if a walk left the tables; the packet must be dropped.
     #[inline(always)]
-    pub fn rule(self) -> Result<Option<Match>, BrokenTables> {
-        let word = u32::try_from(self.0).map_err(|_| BrokenTables)?;
-        Ok(Match::from_word(word))
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is a word")]
+    pub const fn rule(self) -> Result<Option<Match>, BrokenTables> {
+        match self.0 {
+            Self::BROKEN => Err(BrokenTables),
+            bits => Ok(Match::from_word(bits as u32)),
+        }
+    }
+
+    /// The revision of the tables, read before anything else of them.
+    #[must_use]
+    #[inline(always)]
+    pub const fn revision(self) -> u32 {
+        (self.0 >> 32) as u32
     }
 }
 
@@ -184,10 +201,8 @@ pub fn classify<A: Address, T: Tables + ?Sized>(
     key: A::Key,
     service: Service,
 ) -> Answer {
-    match first_rule::<A, T>(tables, direction, key, service) {
-        Ok(word) => Answer(word.into()),
-        Err(BrokenTables) => Answer::broken(),
-    }
+    let answer = first_rule::<A, T>(tables, direction, key, service);
+    answer.unwrap_or_else(|BrokenTables| Answer::broken())
 }
 
 #[inline(always)]
@@ -196,43 +211,40 @@ fn first_rule<A: Address, T: Tables + ?Sized>(
     direction: Direction,
     key: A::Key,
     service: Service,
-) -> Result<u32, BrokenTables> {
+) -> Result<Answer, BrokenTables> {
     let header = tables.header().ok_or(BrokenTables)?;
+    let revision = tables.revision(header);
     let roots = header.roots(direction);
     let root = match A::FAMILY {
         Family::V4 => roots.peers_v4,
         Family::V6 => roots.peers_v6,
     };
     let class = walk(tables, root, key)?;
-    if class == NOBODY {
-        return Ok(0);
+    if class == NOBODY as usize {
+        return Ok(Answer::new(0, revision));
     }
     let column = column(tables, roots, service)?;
-    let mut cell = cell(tables, roots, class, column)?;
-    if cell.class != class {
-        cell = self::cell(tables, roots, class, ANY_SERVICE)?;
+    let mut cell = cell(tables, roots, class + column)?;
+    if cell.class as usize != class {
+        cell = self::cell(tables, roots, class + ANY_SERVICE as usize)?;
     }
-    Ok(cell.rule)
+    Ok(Answer::new(cell.rule, revision))
 }
 
 #[inline(always)]
-fn cell<T: Tables + ?Sized>(
-    tables: &T,
-    roots: &Roots,
-    class: u32,
-    column: u32,
-) -> Result<Cell, BrokenTables> {
-    let index = class as usize + column as usize;
+fn cell<T: Tables + ?Sized>(tables: &T, roots: &Roots, index: usize) -> Result<Cell, BrokenTables> {
     let words = tables.array::<2>(roots.cells as usize + size_of::<Cell>() * index);
-    words.copied().map(bytemuck::cast).ok_or(BrokenTables)
+    let [class, rule] = *words.ok_or(BrokenTables)?;
+    Ok(Cell { class, rule })
 }
 
+/// The column of a service: each octet of its selector looks into a page.
 #[inline(always)]
 fn column<T: Tables + ?Sized>(
     tables: &T,
     roots: &Roots,
     service: Service,
-) -> Result<u32, BrokenTables> {
+) -> Result<usize, BrokenTables> {
     let root = match service.protocol {
         transport::TCP => roots.tcp,
         transport::UDP => roots.udp,
@@ -243,5 +255,25 @@ fn column<T: Tables + ?Sized>(
             Entry(roots.get(protocol as usize).copied().unwrap_or_default())
         }
     };
-    walk::<ServiceKey, T>(tables, root, ShortKey(u64::from(service.selector) << 48))
+    // Numbers, not bytes: older verifiers lose what they know of a number when
+    // its bytes are swapped.
+    let (high, low) = (service.selector >> 8, service.selector & 0xff);
+    let entry = follow(tables, follow(tables, root, high)?, low)?;
+    if entry.is_leaf() {
+        Ok(entry.0 as usize)
+    } else {
+        Err(BrokenTables)
+    }
+}
+
+/// What the page at `entry` leads an octet to; a leaf leads to itself.
+#[inline(always)]
+fn follow<T: Tables + ?Sized>(tables: &T, entry: Entry, octet: u16) -> Result<Entry, BrokenTables> {
+    if entry.is_leaf() {
+        return Ok(entry);
+    }
+    let page = tables.array::<256>(entry.offset()).ok_or(BrokenTables)?;
+    Ok(Entry(
+        page.get(usize::from(octet)).copied().unwrap_or_default(),
+    ))
 }

@@ -51,4 +51,6 @@ pub mod flag {
     pub const UNTRACKED_OUTBOUND: u32 = 1 << 6;
     /// Leave each verdict in the `TRACE` map, and read there what time it is.
     pub const TRACE: u32 = 1 << 7;
+    /// Write a line for each packet to the developers' log.
+    pub const LOG: u32 = 1 << 8;
 }

@@ -123,6 +123,11 @@ impl FlowState {
     const REPLACED: u32 = 1 << 17;
     /// The connection was open, whatever became of it.
     const OPEN: u32 = 1 << 18;
+    /// A connection that is open both ways, and of which nothing else was seen.
+    const STEADY: u32 = State::TcpEstablished as u32
+        | (Self::BOTH * (Self::SYN | Self::SYN_ACKED))
+        | Self::ANSWERED
+        | Self::OPEN;
 
     /// A state with nothing seen yet.
     #[must_use]
@@ -395,7 +400,10 @@ impl Connection {
     #[inline(always)]
     pub const fn after(self, transport: &Transport, end: End) -> Self {
         if transport.protocol == TCP {
-            return if transport.tcp_flags.is_plausible() {
+            return if self.state.0 == FlowState::STEADY && transport.tcp_flags.goes_on() {
+                // Most segments there are. The state stays as it is.
+                self.moved(transport, end)
+            } else if transport.tcp_flags.is_plausible() {
                 self.after_segment(transport, end)
             } else {
                 self
@@ -476,17 +484,11 @@ impl Connection {
                 self
             };
         }
-        let (sender, receiver) = (self.of(end), self.of(end.peer()));
-        if segment.tcp_flags.has(TcpFlags::SYN)
-            || !sender.is_near(segment.sequence)
-            || !receiver.is_near(segment.acknowledgment)
-        {
+        if segment.tcp_flags.has(TcpFlags::SYN) || !self.fits(segment, end) {
             return self;
         }
-        let behind = segment.sequence.wrapping_add(segment.sequence_bytes());
-        let mut next = self
-            .with(end, sender.sent_to(behind))
-            .with(end.peer(), receiver.acknowledged_to(segment.acknowledgment));
+        let receiver = self.of(end.peer());
+        let mut next = self.moved(segment, end);
         if matches!(end, End::Other) {
             next.state = next.state.answered();
         }
@@ -510,6 +512,25 @@ impl Connection {
         }
         next.state = next.state.by_fins();
         next
+    }
+
+    /// Whether both numbers of a segment can be of this connection.
+    #[inline(always)]
+    const fn fits(self, segment: &Transport, end: End) -> bool {
+        self.of(end).is_near(segment.sequence)
+            && self.of(end.peer()).is_near(segment.acknowledgment)
+    }
+
+    /// The numbers after a segment, unless they are none of this connection.
+    #[inline(always)]
+    const fn moved(self, segment: &Transport, end: End) -> Self {
+        if !self.fits(segment, end) {
+            return self;
+        }
+        let (sender, receiver) = (self.of(end), self.of(end.peer()));
+        let behind = segment.sequence.wrapping_add(segment.sequence_bytes());
+        self.with(end, sender.sent_to(behind))
+            .with(end.peer(), receiver.acknowledged_to(segment.acknowledgment))
     }
 
     #[inline(always)]

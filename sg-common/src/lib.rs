@@ -22,13 +22,16 @@ pub mod conntrack;
 pub mod counter;
 pub mod decide;
 pub mod flow;
+mod flow_query;
 pub mod fragment;
 pub mod implicit;
 mod layout;
+pub mod life;
 pub mod link;
 pub mod network;
 pub mod occupancy;
 pub mod packet;
+mod query;
 pub mod related;
 pub mod tables;
 pub mod trace;
@@ -37,4 +40,4 @@ pub mod verdict;
 
 /// The version of everything that crosses the kernel boundary. Pins live under
 /// a directory that carries it; no type in this crate changes without it.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

@@ -1,7 +1,7 @@
 //! The link layer: Ethernet or none, VLAN tags, and what is not IP.
 
 use crate::{
-    packet::{Packet, octet, word},
+    packet::Packet,
     verdict::{Implicit, Reason},
 };
 
@@ -56,10 +56,10 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Link, Reason> {
 
 #[inline(always)]
 fn ethernet<P: Packet + ?Sized>(packet: &P) -> Result<Link, Reason> {
-    let words = packet
-        .words::<1>(ETHERNET_HEADER - 2)
+    let [ethertype_be] = packet
+        .words(ETHERNET_HEADER as usize - 2)
         .ok_or(Reason::Malformed)?;
-    let (ethertype, offset) = behind_tags(packet, word(&words, 0), ETHERNET_HEADER)?;
+    let (ethertype, offset) = behind_tags(packet, u16::from_be(ethertype_be), ETHERNET_HEADER)?;
     Ok(match ethertype {
         ethertype::IPV4 => Link::V4(offset),
         ethertype::IPV6 => Link::V6(offset),
@@ -83,8 +83,8 @@ fn bare<P: Packet + ?Sized>(packet: &P, ethertype: u16) -> Result<Link, Reason> 
         ethertype::IPV4 => Ok(Link::V4(offset)),
         ethertype::IPV6 => Ok(Link::V6(offset)),
         _ => {
-            let words = packet.words::<1>(offset).ok_or(Reason::Malformed)?;
-            match octet(&words, 0) >> 4 {
+            let [first] = packet.words(offset as usize).ok_or(Reason::Malformed)?;
+            match u16::from_be(first) >> 12 {
                 4 | 6 => Err(Reason::Malformed),
                 _ => Ok(Link::NonIp),
             }
@@ -103,8 +103,8 @@ fn behind_tags<P: Packet + ?Sized>(
         if !ethertype::is_tag(ethertype) {
             break;
         }
-        let tag = packet.words::<2>(offset).ok_or(Reason::Malformed)?;
-        ethertype = word(&tag, 1);
+        let [_, ethertype_be] = packet.words(offset as usize).ok_or(Reason::Malformed)?;
+        ethertype = u16::from_be(ethertype_be);
         offset += TAG;
     }
     if ethertype::is_tag(ethertype) {
@@ -118,10 +118,14 @@ fn behind_tags<P: Packet + ?Sized>(
 #[inline(always)]
 fn llc<P: Packet + ?Sized>(packet: &P, offset: u32) -> Result<Link, Reason> {
     const SNAP: u16 = 0xaaaa;
-    let service_access_points = packet.words::<1>(offset).ok_or(Reason::Malformed)?;
-    if word(&service_access_points, 0) == SNAP {
-        let snap = packet.words::<4>(offset).ok_or(Reason::Malformed)?;
-        let protocol = word(&snap, 3);
+    let [service_access_points] = packet
+        .words::<u16, 1>(offset as usize)
+        .ok_or(Reason::Malformed)?;
+    if service_access_points == SNAP {
+        let [.., protocol_be] = packet
+            .words::<u16, 4>(offset as usize)
+            .ok_or(Reason::Malformed)?;
+        let protocol = u16::from_be(protocol_be);
         if matches!(protocol, ethertype::IPV4 | ethertype::IPV6) || ethertype::is_tag(protocol) {
             return Err(Reason::Malformed);
         }

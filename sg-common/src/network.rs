@@ -3,7 +3,7 @@
 use crate::{
     address::{Address, Family, V4, V6},
     fragment::Fragment,
-    packet::{Packet, octet, word},
+    packet::{Packet, narrow},
     transport::{NO_NEXT_HEADER, Transport},
     verdict::Reason,
 };
@@ -28,9 +28,9 @@ pub struct Headers<A> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Payload {
     /// Where the transport header begins.
-    pub start: u32,
+    pub start: usize,
     /// Where the IP packet ends. What the frame has behind it is padding.
-    pub end: u32,
+    pub end: usize,
 }
 
 /// How much of a packet must be there.
@@ -39,7 +39,7 @@ pub enum Extent {
     /// All that its length field says.
     Whole,
     /// Its beginning, which an ICMP error quotes up to this offset of the frame.
-    Quoted(u32),
+    Quoted(usize),
 }
 
 /// An address family whose header can be read.
@@ -54,7 +54,7 @@ pub trait Network: Address + Default {
         headers: &mut Headers<Self>,
         fragment: &mut Fragment,
         packet: &P,
-        offset: u32,
+        offset: usize,
         extent: Extent,
     ) -> Result<Payload, Reason>;
 }
@@ -64,11 +64,11 @@ pub trait Network: Address + Default {
 #[inline(always)]
 fn end<P: Packet + ?Sized>(
     packet: &P,
-    start: u32,
-    length_bytes: u32,
+    start: usize,
+    length_bytes: usize,
     unsaid: bool,
     extent: Extent,
-) -> Result<u32, Reason> {
+) -> Result<usize, Reason> {
     let end = start + length_bytes;
     match extent {
         Extent::Quoted(quote_end) if quote_end < start => Err(Reason::Malformed),
@@ -86,17 +86,20 @@ impl Network for V4 {
         headers: &mut Headers<Self>,
         fragment: &mut Fragment,
         packet: &P,
-        offset: u32,
+        offset: usize,
         extent: Extent,
     ) -> Result<Payload, Reason> {
-        const MINIMUM: u32 = 20;
+        const MINIMUM: usize = 20;
         const FRAGMENT_OFFSET: u16 = 0x1fff;
         const MORE_FRAGMENTS: u16 = 0x2000;
 
-        let words = packet.words::<10>(offset).ok_or(Reason::Malformed)?;
-        let version_and_length = octet(&words, 0);
-        let header_bytes = u32::from(version_and_length & 0x0f) * 4;
-        let total_bytes = u32::from(word(&words, 1));
+        let words = packet.words(offset).ok_or(Reason::Malformed)?;
+        let [length, place, protocol, source, destination] = words.map(u32::to_ne_bytes);
+        let [version_and_length, _, length @ ..] = length;
+        let [id @ .., place, place_low] = place;
+        let [hop_limit, protocol, ..] = protocol;
+        let header_bytes = usize::from(version_and_length & 0x0f) * 4;
+        let total_bytes = usize::from(u16::from_be_bytes(length));
         if version_and_length >> 4 != 4 || header_bytes < MINIMUM {
             return Err(Reason::Malformed);
         }
@@ -107,26 +110,26 @@ impl Network for V4 {
         if payload.start > payload.end {
             return Err(Reason::Malformed);
         }
-        let place = word(&words, 3);
-        let start = u32::from(place & FRAGMENT_OFFSET) * 8;
-        *fragment = Fragment {
-            id_be: u32::from(word(&words, 2)).to_be(),
-            start,
-            end: start + (payload.end - payload.start),
-            more: (place & MORE_FRAGMENTS != 0).into(),
-            protocol: octet(&words, 9).into(),
-        };
-        let [.., s0, s1, d0, d1] = words;
-        headers.source = Self([s0, s1]);
-        headers.destination = Self([d0, d1]);
+        headers.source = source.into();
+        headers.destination = destination.into();
         let transport = &mut headers.transport;
-        // What a later fragment carries is the middle of something.
-        transport.protocol = if fragment.is_later() {
-            NO_NEXT_HEADER
-        } else {
-            octet(&words, 9)
-        };
-        transport.hop_limit = octet(&words, 8);
+        transport.protocol = protocol;
+        transport.hop_limit = hop_limit;
+        let place = u16::from_be_bytes([place, place_low]);
+        if place & (FRAGMENT_OFFSET | MORE_FRAGMENTS) != 0 {
+            let start = u32::from(place & FRAGMENT_OFFSET) * 8;
+            *fragment = Fragment {
+                id_be: u32::from(u16::from_be_bytes(id)).to_be(),
+                start,
+                end: start + narrow(payload.end - payload.start),
+                more: (place & MORE_FRAGMENTS != 0).into(),
+                protocol: protocol.into(),
+            };
+            if fragment.is_later() {
+                // It carries the middle of something.
+                transport.protocol = NO_NEXT_HEADER;
+            }
+        }
         transport.read(packet, Family::V4, payload, extent)?;
         Ok(payload)
     }
@@ -141,7 +144,7 @@ mod extension {
     pub(super) const DESTINATION_OPTIONS: u8 = 60;
 
     /// The length of the smallest, and of every fragment header.
-    pub(super) const SMALLEST: u32 = 8;
+    pub(super) const SMALLEST: usize = 8;
 }
 
 impl Network for V6 {
@@ -151,23 +154,25 @@ impl Network for V6 {
         headers: &mut Headers<Self>,
         fragment: &mut Fragment,
         packet: &P,
-        offset: u32,
+        offset: usize,
         extent: Extent,
     ) -> Result<Payload, Reason> {
-        const HEADER: u32 = 40;
+        const HEADER: usize = 40;
 
-        let words = packet.words::<4>(offset).ok_or(Reason::Malformed)?;
-        headers.source = Self(packet.words(offset + 8).ok_or(Reason::Malformed)?);
-        headers.destination = Self(packet.words(offset + 24).ok_or(Reason::Malformed)?);
-        headers.transport.hop_limit = octet(&words, 7);
-        if octet(&words, 0) >> 4 != 6 {
+        let words = packet.words::<u64, 5>(offset).ok_or(Reason::Malformed)?;
+        let [first, source @ .., d0, d1] = words;
+        let [version, .., length, length_low, protocol, hop_limit] = u64::to_ne_bytes(first);
+        headers.source = Self(source);
+        headers.destination = Self([d0, d1]);
+        headers.transport.hop_limit = hop_limit;
+        if version >> 4 != 6 {
             return Err(Reason::Malformed);
         }
-        let payload_bytes = u32::from(word(&words, 2));
+        let payload_bytes = usize::from(u16::from_be_bytes([length, length_low]));
         let unsaid = payload_bytes == 0;
         let end = end(packet, offset + HEADER, payload_bytes, unsaid, extent)?;
         let chain = Chain {
-            protocol: octet(&words, 6),
+            protocol,
             offset: offset + HEADER,
             fragment: NO_FRAGMENT,
         };
@@ -188,13 +193,13 @@ impl Network for V6 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
     protocol: u8,
-    offset: u32,
+    offset: usize,
     /// Where the header of a fragment was, or [`NO_FRAGMENT`].
-    fragment: u32,
+    fragment: usize,
 }
 
 /// No header is where the frame begins.
-const NO_FRAGMENT: u32 = 0;
+const NO_FRAGMENT: usize = 0;
 
 /// The place in a fragment header (RFC 8200 section 4.5).
 mod place {
@@ -207,28 +212,28 @@ mod place {
 fn read_fragment<P: Packet + ?Sized>(
     fragment: &mut Fragment,
     packet: &P,
-    offset: u32,
-    end: u32,
+    offset: usize,
+    end: usize,
 ) -> Result<(), Reason> {
     if offset == NO_FRAGMENT {
         return Ok(());
     }
-    let words = packet.words::<4>(offset).ok_or(Reason::Malformed)?;
-    let [.., id_high, id_low] = words;
-    let place = word(&words, 1);
+    let [first, id_be] = packet.words(offset).ok_or(Reason::Malformed)?;
+    let [protocol, _, place @ ..] = u32::to_ne_bytes(first);
+    let place = u16::from_be_bytes(place);
     let start = u32::from(place & place::OFFSET);
     *fragment = Fragment {
-        id_be: bytemuck::cast([id_high, id_low]),
+        id_be,
         start,
-        end: start + (end - offset - extension::SMALLEST),
+        end: start + narrow(end - offset - extension::SMALLEST),
         more: place & place::MORE,
-        protocol: octet(&words, 0).into(),
+        protocol: protocol.into(),
     };
     Ok(())
 }
 
 impl Chain {
-    const OFFSET: u32 = 0xff_ffff;
+    const OFFSET: usize = 0xff_ffff;
 
     /// In one register, 24 bits for each offset, and never 0. The protocol is in
     /// front: comparisons of what is there are made with the whole register,
@@ -236,7 +241,7 @@ impl Chain {
     #[must_use]
     #[inline(always)]
     pub fn to_bits(self) -> u64 {
-        u64::from(self.protocol) << 48 | u64::from(self.fragment) << 24 | u64::from(self.offset)
+        u64::from(self.protocol) << 48 | (self.fragment as u64) << 24 | self.offset as u64
     }
 
     /// From the register it was put in by [`Chain::to_bits`].
@@ -246,8 +251,8 @@ impl Chain {
     pub fn from_bits(bits: u64) -> Self {
         Self {
             protocol: (bits >> 48) as u8,
-            offset: bits as u32 & Self::OFFSET,
-            fragment: (bits >> 24) as u32 & Self::OFFSET,
+            offset: bits as usize & Self::OFFSET,
+            fragment: (bits >> 24) as usize & Self::OFFSET,
         }
     }
 
@@ -270,7 +275,7 @@ impl Chain {
 fn walk_extensions<P: Packet + ?Sized>(
     packet: &P,
     mut chain: Chain,
-    end: u32,
+    end: usize,
 ) -> Result<Chain, Reason> {
     for _ in 0..MAX_EXTENSIONS {
         if !chain.is_at_extension() {
@@ -289,20 +294,21 @@ fn walk_extensions<P: Packet + ?Sized>(
 /// malformed or does not end before `end`.
 #[must_use]
 #[inline(always)]
-pub fn skip_extension<P: Packet + ?Sized>(packet: &P, chain: Chain, end: u32) -> Option<Chain> {
+pub fn skip_extension<P: Packet + ?Sized>(packet: &P, chain: Chain, end: usize) -> Option<Chain> {
     // What may lie behind `end` is not looked at again: the check below.
-    let words = packet.words::<2>(chain.offset)?;
-    let units = u32::from(octet(&words, 1));
+    let [words] = packet.words(chain.offset)?;
+    let [protocol, units, kind, kind_low] = u32::to_ne_bytes(words);
+    let units = usize::from(units);
     let length_bytes = match chain.protocol {
         extension::FRAGMENT => extension::SMALLEST,
         extension::AUTHENTICATION => (units + 2) * 4,
         // Type 0 is deprecated as harmful (RFC 5095).
-        extension::ROUTING if octet(&words, 2) == 0 => return None,
+        extension::ROUTING if kind == 0 => return None,
         _ => (units + 1) * 8,
     };
     // An atomic fragment is a whole packet (RFC 6946), and nobody cuts twice.
     let place = match chain.protocol {
-        extension::FRAGMENT => word(&words, 1) & (place::OFFSET | place::MORE),
+        extension::FRAGMENT => u16::from_be_bytes([kind, kind_low]) & (place::OFFSET | place::MORE),
         _ => 0,
     };
     if place != 0 && chain.fragment != NO_FRAGMENT {
@@ -310,7 +316,7 @@ pub fn skip_extension<P: Packet + ?Sized>(packet: &P, chain: Chain, end: u32) ->
     }
     let next = Chain {
         protocol: if place & place::OFFSET == 0 {
-            octet(&words, 0)
+            protocol
         } else {
             NO_NEXT_HEADER
         },

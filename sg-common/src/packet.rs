@@ -4,17 +4,56 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::network::{self, Chain};
 
+/// Bytes that are read at once: 2, 4 or 8. Headers lie where they lie, so a
+/// word may be at any offset.
+pub trait Word: Pod {
+    /// The highest number.
+    const MAX: u64;
+
+    /// The low bits of a number.
+    fn truncate(bits: u64) -> Self;
+}
+
+impl Word for u16 {
+    const MAX: u64 = Self::MAX as u64;
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "that is its purpose")]
+    fn truncate(bits: u64) -> Self {
+        bits as Self
+    }
+}
+
+impl Word for u32 {
+    const MAX: u64 = Self::MAX as u64;
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "that is its purpose")]
+    fn truncate(bits: u64) -> Self {
+        bits as Self
+    }
+}
+
+impl Word for u64 {
+    const MAX: u64 = Self::MAX;
+
+    #[inline(always)]
+    fn truncate(bits: u64) -> Self {
+        bits
+    }
+}
+
 /// Read access to one frame.
 ///
 /// The one contract: [`Packet::words`] returns bytes that are in the frame, or
 /// nothing. No pointer into the frame leaves an implementation.
 pub trait Packet {
     /// Length of the frame in bytes, with its link-layer header.
-    fn len_bytes(&self) -> u32;
+    fn len_bytes(&self) -> usize;
 
-    /// `N` 16-bit words from byte `offset`, as they lie in memory, or `None`
-    /// if they are not all in the frame.
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]>;
+    /// `N` words from byte `offset`, as they lie in memory, or `None` if they
+    /// are not all in the frame.
+    fn words<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]>;
 
     /// The ethertype of a packet that begins with no link-layer header, because
     /// its device has none; `None` for an Ethernet frame, which says it itself.
@@ -27,7 +66,7 @@ pub trait Packet {
     /// the verifier would walk each way through one header again for each way
     /// through those before it.
     #[inline(always)]
-    fn skip_extension(&self, chain: Chain, end: u32) -> Option<Chain> {
+    fn skip_extension(&self, chain: Chain, end: usize) -> Option<Chain> {
         network::skip_extension(self, chain, end)
     }
 
@@ -60,46 +99,32 @@ impl Size {
     pub(crate) fn of<P: Packet + ?Sized>(packet: &P) -> Self {
         Self {
             packets: packet.packets(),
-            bytes: packet.len_bytes(),
+            bytes: narrow(packet.len_bytes()),
         }
     }
 }
 
-/// A word of a header, in host order.
+/// A length in a frame, or a place in it.
 #[inline(always)]
-pub(crate) fn word<const N: usize>(words: &[u16; N], index: usize) -> u16 {
-    words.get(index).map_or(0, |word| u16::from_be(*word))
-}
-
-/// Two words of a header from word `index` on, in host order.
-#[inline(always)]
-pub(crate) fn double_word<const N: usize>(words: &[u16; N], index: usize) -> u32 {
-    u32::from(word(words, index)) << 16 | u32::from(word(words, index + 1))
-}
-
-/// The octet at byte `index` of a header.
-#[inline(always)]
-pub(crate) fn octet<const N: usize>(words: &[u16; N], index: usize) -> u8 {
-    let [first, second] = word(words, index / 2).to_be_bytes();
-    if index.is_multiple_of(2) {
-        first
-    } else {
-        second
-    }
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "frames are shorter than 4 GiB"
+)]
+pub(crate) const fn narrow(bytes: usize) -> u32 {
+    bytes as u32
 }
 
 /// A frame in a byte slice: for tests and for user space.
 impl Packet for [u8] {
-    fn len_bytes(&self) -> u32 {
-        u32::try_from(self.len()).unwrap_or(u32::MAX)
+    fn len_bytes(&self) -> usize {
+        self.len()
     }
 
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
-        let start = offset as usize;
-        let bytes = self.get(start..start.checked_add(N * 2)?)?;
-        let mut words = [0; N];
-        for (word, pair) in words.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *word = u16::from_ne_bytes(*pair);
+    fn words<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
+        let bytes = self.get(offset..offset.checked_add(size_of::<[W; N]>())?)?;
+        let mut words = [W::zeroed(); N];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(size_of::<W>())) {
+            *word = bytemuck::pod_read_unaligned(bytes);
         }
         Some(words)
     }

@@ -7,10 +7,12 @@
 
 use crate::{
     config::Direction,
-    decide::{Host, Query},
+    decide::Host,
+    flow_query::FlowQuery,
     fragment::Fragment,
     network::{Extent, Headers, Network, Payload},
     packet::{Packet, Size},
+    query::Query,
     transport::ICMP_HEADER,
 };
 
@@ -43,6 +45,7 @@ where
     A: Network,
     K: Host<A>,
 {
-    let query = Query::new(kernel, direction.opposite(), quoted, Size::default());
-    query.has_flow(kernel) == Ok(true)
+    let query = Query::new(direction.opposite(), quoted, Size::default());
+    let (key, revision) = (query.key(kernel), kernel.revision());
+    FlowQuery::new(kernel, query, &key, revision).has_flow(kernel) == Ok(true)
 }

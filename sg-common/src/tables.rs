@@ -2,9 +2,8 @@
 //! programs read in place.
 //!
 //! They begin with a [`Header`]. Tries map the address of a peer to a *peer
-//! class* and a service's selector to a *column*. A key is consumed in *units*
-//! of 16 bits, so a trie has two levels for IPv4, eight for IPv6 and one for
-//! services. Each level is the smallest node that holds it:
+//! class*. A key is consumed in *units* of 16 bits, so a trie has two levels for
+//! IPv4 and eight for IPv6. Each level is the smallest node that holds it:
 //!
 //! | node | words | what it does with the unit |
 //! |---|---|---|
@@ -14,6 +13,9 @@
 //! | split | 256 | its high octet selects a list, a page or a leaf of this level |
 //! | page | 256 | its low octet selects |
 //! | wide | 65536 | selects |
+//!
+//! The selector of a service leads to its *column* through a page for its high
+//! octet and a page for its low one, unless a leaf ends the way earlier.
 //!
 //! Nothing that a live table leads to is changed but single words, so a walk
 //! that is under way sees the old branch or the new one, both complete.
@@ -29,6 +31,10 @@ use crate::config::Direction;
 /// number in the object's type information and puts the true one there.
 pub const UNSIZED_WORDS: usize = 0x0153_4754;
 
+/// The tables of one attachment are longer than this: so much room is behind
+/// them for what is appended.
+pub const MIN_BYTES: usize = 1 << 16;
+
 /// The tables of one attachment.
 pub trait Tables {
     /// `N` words from `offset` bytes on; `None` if they do not all lie in the
@@ -39,6 +45,13 @@ pub trait Tables {
     #[inline(always)]
     fn header(&self) -> Option<&Header> {
         self.array::<{ Header::WORDS }>(0).map(bytemuck::cast_ref)
+    }
+
+    /// Their revision now. Where somebody may change them, this is read before
+    /// what is asked for next.
+    #[inline(always)]
+    fn revision(&self, header: &Header) -> u32 {
+        header.revision
     }
 }
 
@@ -84,7 +97,7 @@ pub struct Roots {
     pub peers_v4: Entry,
     /// From an IPv6 address to a peer class.
     pub peers_v6: Entry,
-    /// From a TCP port to a column.
+    /// From a TCP port to a column: a leaf or a page.
     pub tcp: Entry,
     /// From a UDP port to a column.
     pub udp: Entry,
@@ -126,7 +139,8 @@ pub enum Kind {
     Wide = 3,
     /// 256 entries, one for each high octet of the unit, which stays.
     Split = 4,
-    /// 256 entries, one for each low octet of the unit.
+    /// 256 entries, one for each low octet of the unit; of a selector, one for
+    /// each value of an octet.
     Page = 5,
 }
 
@@ -156,6 +170,13 @@ impl Entry {
             5 => Kind::Page,
             _ => return None,
         })
+    }
+
+    /// Whether the walk ends here.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_leaf(self) -> bool {
+        self.0 < LIMIT
     }
 
     /// A leaf's class.
@@ -264,18 +285,12 @@ pub trait Key: Copy {
     fn after(self, skip: &Skip) -> Self;
 }
 
-/// A key of at most 64 bits, in the upper ones.
+/// The key of an IPv4 address, in the upper bits.
 #[derive(Clone, Copy, Debug)]
-pub struct ShortKey<const STEPS: u32>(pub u64);
+pub struct KeyV4(pub u64);
 
-/// The key of an IPv4 address.
-pub type KeyV4 = ShortKey<4>;
-
-/// The key of a service: its selector.
-pub type ServiceKey = ShortKey<2>;
-
-impl<const STEPS: u32> Key for ShortKey<STEPS> {
-    const STEPS: u32 = STEPS;
+impl Key for KeyV4 {
+    const STEPS: u32 = 4;
 
     #[inline(always)]
     fn unit(self) -> u16 {
@@ -365,20 +380,26 @@ pub struct BrokenTables;
 /// # Errors
 /// [`BrokenTables`] if the way leaves the tables or does not end.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "it was an entry's word")]
 pub fn walk<K: Key, T: Tables + ?Sized>(
     tables: &T,
-    mut entry: Entry,
+    entry: Entry,
     mut key: K,
-) -> Result<u32, BrokenTables> {
+) -> Result<usize, BrokenTables> {
+    // A whole register: the processor that programs are made for has no
+    // narrower ones, and would widen it for each comparison.
+    let mut bits = entry.0 as usize;
     for _ in 0..K::STEPS {
-        let Some(next) = step(tables, entry, &mut key) else {
-            break;
-        };
-        entry = next;
+        if bits < LIMIT as usize {
+            return Ok(bits);
+        }
+        let next = step(tables, Entry(bits as u32), &mut key).ok_or(BrokenTables)?;
+        bits = next.0 as usize;
     }
-    match entry.kind() {
-        Some(Kind::Leaf) => Ok(entry.class()),
-        _ => Err(BrokenTables),
+    if bits < LIMIT as usize {
+        Ok(bits)
+    } else {
+        Err(BrokenTables)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     address::Family,
     classify::Service,
     network::{Extent, Payload},
-    packet::{Packet, double_word, octet, word},
+    packet::{Packet, narrow},
     verdict::Reason,
 };
 
@@ -62,6 +62,13 @@ impl TcpFlags {
     #[inline(always)]
     pub const fn is_mid_stream(self) -> bool {
         self.0 & Self::BUT_FIN == Self::ACK
+    }
+
+    /// Whether it carries on a connection and does nothing else: ACK alone.
+    #[must_use]
+    #[inline(always)]
+    pub const fn goes_on(self) -> bool {
+        self.0 & Self::CONTROL == Self::ACK
     }
 
     /// Whether a stack would send this combination: SYN alone or with ACK, RST
@@ -161,8 +168,9 @@ impl Transport {
 
     #[inline(always)]
     fn read_tcp<P: Packet + ?Sized>(&mut self, header: &Header<'_, P>) -> Result<(), Reason> {
-        let words = header.words::<7>(TCP_HEADER)?;
-        let data_offset = u32::from(octet(&words, 12) >> 4) * 4;
+        let [ports, sequence, acknowledgment, offset_and_flags] = header.words(TCP_HEADER)?;
+        let [data_offset, flags, ..] = offset_and_flags.to_ne_bytes();
+        let data_offset = usize::from(data_offset >> 4) * 4;
         if data_offset < TCP_HEADER {
             return Err(Reason::Malformed);
         }
@@ -170,12 +178,11 @@ impl Transport {
         let data_bytes = end
             .checked_sub(start + data_offset)
             .ok_or(Reason::Malformed)?;
-        self.source_port_be = word(&words, 0).to_be();
-        self.destination_port_be = word(&words, 1).to_be();
-        self.tcp_flags = TcpFlags(octet(&words, 13));
-        self.sequence = double_word(&words, 2);
-        self.acknowledgment = double_word(&words, 4);
-        self.data_bytes = data_bytes;
+        self.set_ports(ports);
+        self.tcp_flags = TcpFlags(flags);
+        self.sequence = u32::from_be(sequence);
+        self.acknowledgment = u32::from_be(acknowledgment);
+        self.data_bytes = narrow(data_bytes);
         Ok(())
     }
 
@@ -183,26 +190,31 @@ impl Transport {
     fn read_ports<P: Packet + ?Sized>(
         &mut self,
         header: &Header<'_, P>,
-        needed: u32,
+        needed: usize,
     ) -> Result<(), Reason> {
-        let words = header.words::<2>(needed)?;
-        self.source_port_be = word(&words, 0).to_be();
-        self.destination_port_be = word(&words, 1).to_be();
+        let [ports] = header.words(needed)?;
+        self.set_ports(ports);
         Ok(())
     }
 
     #[inline(always)]
+    fn set_ports(&mut self, ports: u32) {
+        [self.source_port_be, self.destination_port_be] = bytemuck::cast(ports);
+    }
+
+    #[inline(always)]
     fn read_icmp<P: Packet + ?Sized>(&mut self, header: &Header<'_, P>) -> Result<(), Reason> {
-        let words = header.words::<3>(ICMP_HEADER)?;
-        let kind = octet(&words, 0);
+        let [first, second] = header.words(ICMP_HEADER)?;
+        let [kind, code, ..] = first.to_ne_bytes();
+        let [identifier_be, _]: [u16; 2] = bytemuck::cast(second);
         let role = match (self.protocol, kind) {
             (ICMP, ECHO_REQUEST_V4) | (ICMPV6, ECHO_REQUEST_V6) => IcmpRole::EchoRequest,
             (ICMP, ECHO_REPLY_V4) | (ICMPV6, ECHO_REPLY_V6) => IcmpRole::EchoReply,
             _ => IcmpRole::Other,
         };
         self.icmp_type = kind;
-        self.icmp_code = octet(&words, 1);
-        self.icmp_identifier_be = word(&words, 2).to_be();
+        self.icmp_code = code;
+        self.icmp_identifier_be = identifier_be;
         self.icmp_role = role as u8;
         Ok(())
     }
@@ -279,13 +291,13 @@ impl Transport {
     }
 }
 
-const TCP_HEADER: u32 = 20;
-const UDP_HEADER: u32 = 8;
-const SCTP_HEADER: u32 = 12;
+const TCP_HEADER: usize = 20;
+const UDP_HEADER: usize = 8;
+const SCTP_HEADER: usize = 12;
 /// ICMP errors quote the message they are about behind this header.
-pub const ICMP_HEADER: u32 = 8;
+pub const ICMP_HEADER: usize = 8;
 /// What an ICMP error quotes of a transport header at least (RFC 792).
-const QUOTED_HEADER: u32 = 8;
+const QUOTED_HEADER: usize = 8;
 
 struct Header<'a, P: ?Sized> {
     packet: &'a P,
@@ -295,7 +307,7 @@ struct Header<'a, P: ?Sized> {
 impl<P: Packet + ?Sized> Header<'_, P> {
     /// The first words of a header of which `needed` bytes must be there.
     #[inline(always)]
-    fn words<const N: usize>(&self, needed: u32) -> Result<[u16; N], Reason> {
+    fn words<const N: usize>(&self, needed: usize) -> Result<[u32; N], Reason> {
         if self.payload.start + needed > self.payload.end {
             return Err(Reason::Malformed);
         }

@@ -2,7 +2,7 @@
 
 use sg_common::{
     link::{self, Link, MAX_TAGS},
-    packet::Packet,
+    packet::{Packet, Word},
     verdict::Reason,
 };
 
@@ -10,11 +10,11 @@ use sg_common::{
 struct Bare<'a>(u16, &'a [u8]);
 
 impl Packet for Bare<'_> {
-    fn len_bytes(&self) -> u32 {
+    fn len_bytes(&self) -> usize {
         self.1.len_bytes()
     }
 
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn words<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
         self.1.words(offset)
     }
 

@@ -42,7 +42,8 @@ fn a_word_without_a_rule_has_none() {
 /// Where the parts of the tables below begin, in words.
 const PROTOCOLS: usize = Header::WORDS;
 const TYPES: usize = PROTOCOLS + 256;
-const CELLS: [usize; 2] = [TYPES + 65_536, TYPES + 65_536 + 128];
+const CODES: usize = TYPES + 256;
+const CELLS: [usize; 2] = [CODES + 256, CODES + 256 + 128];
 const END: usize = CELLS[1] + 128;
 
 /// The columns of TCP, of UDP, and of echo requests.
@@ -75,8 +76,9 @@ impl Tables {
             ..Header::default()
         };
         words[..Header::WORDS].copy_from_slice(bytemuck::cast_slice(&[header]));
-        words[PROTOCOLS + usize::from(ICMP)] = Entry::new(Kind::Wide, offset(TYPES)).0;
-        words[TYPES + usize::from(ECHO_REQUEST)] = Entry::new(Kind::Leaf, COLUMNS[2]).0;
+        words[PROTOCOLS + usize::from(ICMP)] = Entry::new(Kind::Page, offset(TYPES)).0;
+        words[TYPES + usize::from(ECHO_REQUEST >> 8)] = Entry::new(Kind::Page, offset(CODES)).0;
+        words[CODES] = Entry::new(Kind::Leaf, COLUMNS[2]).0;
         Self(words)
     }
 

@@ -5,7 +5,7 @@ use sg_common::{
     address::{V4, V6},
     fragment::Fragment,
     network::{Extent, Headers, Network, Payload},
-    packet::Packet,
+    packet::{Packet, Word},
     transport::{TCP, TcpFlags},
     verdict::Reason,
 };
@@ -14,11 +14,11 @@ use sg_common::{
 struct Aggregate<'a>(&'a [u8]);
 
 impl Packet for Aggregate<'_> {
-    fn len_bytes(&self) -> u32 {
+    fn len_bytes(&self) -> usize {
         self.0.len_bytes()
     }
 
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn words<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
         self.0.words(offset)
     }
 
@@ -37,7 +37,7 @@ impl Packet for Aggregate<'_> {
 
 type Read<A> = Result<(Headers<A>, Payload), Reason>;
 
-fn read<A: Network>(packet: &(impl Packet + ?Sized), offset: u32, extent: Extent) -> Read<A> {
+fn read<A: Network>(packet: &(impl Packet + ?Sized), offset: usize, extent: Extent) -> Read<A> {
     let (mut headers, mut fragment) = (Headers::default(), Fragment::default());
     let payload = A::read(&mut headers, &mut fragment, packet, offset, extent)?;
     Ok((headers, payload))

@@ -31,8 +31,8 @@ pub(crate) fn exit<C: EbpfContext>(
     let flags = maps::FLAGS.load();
     let audit = flags & flag::AUDIT != 0;
     count(frame, direction, audit, verdict);
-    trace::tell(verdict);
-    if maps::LOG.load() != 0 {
+    trace::tell(flags, verdict);
+    if flags & flag::LOG != 0 {
         let record = VerdictRecord::from(verdict);
         info!(
             ctx,
@@ -44,7 +44,11 @@ pub(crate) fn exit<C: EbpfContext>(
             record.slot
         );
     }
-    if verdict.passes() || audit {
+    // Apart, because the verifier knows the mode and removes one of them.
+    if audit {
+        return Fate::Pass;
+    }
+    if verdict.passes() {
         Fate::Pass
     } else {
         Fate::Drop
@@ -75,7 +79,7 @@ fn count_rule(frame: &impl Packet, slot: u32, opens_flow: bool) {
     // SAFETY: the look-up returned a valid value of this CPU.
     let counter = unsafe { &mut *counter };
     counter.packets += u64::from(frame.packets());
-    counter.bytes += u64::from(frame.len_bytes());
+    counter.bytes += frame.len_bytes() as u64;
     counter.flows += u64::from(opens_flow);
     // SAFETY: the helper takes nothing and touches no memory of ours.
     counter.last_hit_tick = unsafe { bpf_jiffies64() };
@@ -89,7 +93,7 @@ fn count_reply(frame: &impl Packet, slot: u32) {
     // SAFETY: the look-up returned a valid value of this CPU.
     let counter = unsafe { &mut *counter };
     counter.reply_packets += u64::from(frame.packets());
-    counter.reply_bytes += u64::from(frame.len_bytes());
+    counter.reply_bytes += frame.len_bytes() as u64;
     // SAFETY: the helper takes nothing and touches no memory of ours.
     counter.last_hit_tick = unsafe { bpf_jiffies64() };
 }
@@ -102,5 +106,5 @@ fn count_tally(frame: &impl Packet, index: u32) {
     // SAFETY: the look-up returned a valid value of this CPU.
     let tally = unsafe { &mut *tally };
     tally.packets += u64::from(frame.packets());
-    tally.bytes += u64::from(frame.len_bytes());
+    tally.bytes += frame.len_bytes() as u64;
 }

@@ -14,7 +14,7 @@ macro_rules! skips {
     ($name:ident, $function:ident, $frame:ident, $program_context:ident, $context:ident) => {
         /// As [`network::skip_extension`].
         #[inline(always)]
-        pub(crate) fn $name(frame: &$frame<'_>, chain: Chain, end: u32) -> Option<Chain> {
+        pub(crate) fn $name(frame: &$frame<'_>, chain: Chain, end: usize) -> Option<Chain> {
             let context = frame.context().as_ptr().cast();
             match $function(context, chain.to_bits(), end) {
                 0 => None,
@@ -24,7 +24,7 @@ macro_rules! skips {
 
         #[inline(never)]
         #[unsafe(no_mangle)]
-        extern "C" fn $function(context: *mut $context, chain: u64, end: u32) -> u64 {
+        extern "C" fn $function(context: *mut $context, chain: u64, end: usize) -> u64 {
             let context = $program_context::new(context);
             let frame = $frame::new(&context);
             let next = network::skip_extension(&frame, Chain::from_bits(chain), end);

@@ -1,6 +1,6 @@
 //! Frames in kernel memory: bounds are checked and bytes copied in one place.
 
-use core::{arch::asm, mem::size_of, ptr};
+use core::{arch::asm, array, hint, mem::size_of, ptr};
 
 use aya_ebpf::{
     helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
@@ -8,14 +8,14 @@ use aya_ebpf::{
 };
 use sg_common::{
     network::{self, Chain},
-    packet::Packet,
+    packet::{Packet, Word},
 };
 
-use crate::{extensions, trace};
+use crate::{extensions, trace, verifier::opaque};
 
 /// Headers begin below this, so that the verifier can bound every offset: the
 /// link layer, then the longest chain of extension headers that is walked.
-const MAX_OFFSET: u32 = 0x7fff;
+const MAX_OFFSET: usize = 0x7fff;
 
 /// How much of a frame is made linear when its headers are not: more than the
 /// longest chain of headers that anybody sends.
@@ -38,39 +38,77 @@ impl Linear {
     }
 
     #[inline(always)]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a frame is shorter than 4 GiB"
-    )]
-    fn len_bytes(&self) -> u32 {
-        (self.end - self.start) as u32
+    fn len_bytes(&self) -> usize {
+        self.end - self.start
     }
 
     #[inline(always)]
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
-        let offset = opaque(offset as usize);
-        if offset > MAX_OFFSET as usize {
+    fn words<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
+        let offset = opaque(offset);
+        if offset > MAX_OFFSET {
             return None;
         }
         let start = self.start + offset;
-        if start + size_of::<[u16; N]>() > self.end {
+        if start + size_of::<[W; N]>() > self.end {
             return None;
         }
-        // SAFETY: the comparison above shows that all N words lie before the
-        // packet's end, and headers lie on even offsets.
-        Some(unsafe { ptr::read(start as *const [u16; N]) })
+        Some(array::from_fn(|index| {
+            // SAFETY: the comparison above shows that all N words lie before
+            // the packet's end.
+            unsafe { word(start, index) }
+        }))
     }
 }
 
-/// The same number, in a register that the compiler knows nothing of. What is
-/// compared is then what is used, and the verifier knows its bounds; otherwise
-/// the number may be made twice from its origin, once for each.
+/// The word at an address and so many words.
+///
+/// # Safety
+/// It is there.
 #[inline(always)]
-fn opaque(number: usize) -> usize {
-    let copy;
-    // SAFETY: a move from one register to another.
-    unsafe { asm!("{0} = {1}", lateout(reg) copy, in(reg) number, options(pure, nomem, nostack)) };
-    copy
+unsafe fn word<W: Word>(start: usize, index: usize) -> W {
+    match index {
+        // SAFETY: the caller's promise, as for all of them.
+        0 => unsafe { load::<W, 0>(start) },
+        // SAFETY: as above.
+        1 => unsafe { load::<W, 1>(start) },
+        // SAFETY: as above.
+        2 => unsafe { load::<W, 2>(start) },
+        // SAFETY: as above.
+        3 => unsafe { load::<W, 3>(start) },
+        // SAFETY: as above.
+        4 => unsafe { load::<W, 4>(start) },
+        _ => unreachable!("no header is read in more than five words"),
+    }
+}
+
+/// One load, whatever the alignment. For a plain read the compiler would have
+/// to know one, and what it knows of a packet is two bytes.
+///
+/// # Safety
+/// The word is there.
+#[inline(always)]
+unsafe fn load<W: Word, const INDEX: usize>(start: usize) -> W {
+    let bits: u64;
+    match size_of::<W>() {
+        // SAFETY: the caller's promise, as for all of them.
+        2 => unsafe {
+            asm!("{0} = *(u16 *)({1} + {2})", out(reg) bits, in(reg) start, const INDEX * 2,
+                options(pure, readonly, nostack));
+        },
+        // SAFETY: as above.
+        4 => unsafe {
+            asm!("{0} = *(u32 *)({1} + {2})", out(reg) bits, in(reg) start, const INDEX * 4,
+                options(pure, readonly, nostack));
+        },
+        // SAFETY: as above.
+        _ => unsafe {
+            asm!("{0} = *(u64 *)({1} + {2})", out(reg) bits, in(reg) start, const INDEX * 8,
+                options(pure, readonly, nostack));
+        },
+    }
+    // SAFETY: the other bits are zero after a load.
+    unsafe { hint::assert_unchecked(bits <= W::MAX) };
+    W::truncate(bits)
 }
 
 /// A frame at XDP.
@@ -81,7 +119,8 @@ fn opaque(number: usize) -> usize {
 pub(crate) struct XdpFrame<'a> {
     ctx: &'a XdpContext,
     linear: Linear,
-    len_bytes: u32,
+    /// In all buffers.
+    all_bytes: usize,
 }
 
 impl<'a> XdpFrame<'a> {
@@ -91,7 +130,7 @@ impl<'a> XdpFrame<'a> {
         Self {
             ctx,
             linear: Linear::of(ctx),
-            len_bytes: buffers_bytes(ctx),
+            all_bytes: buffers_bytes(ctx),
         }
     }
 
@@ -104,16 +143,16 @@ impl<'a> XdpFrame<'a> {
     /// Whether not all of it is in the first buffer.
     #[inline(always)]
     pub(crate) fn is_split(&self) -> bool {
-        self.all_bytes() != self.linear.len_bytes()
+        self.all_bytes != self.linear.len_bytes()
     }
 
     #[inline(always)]
-    fn all_bytes(&self) -> u32 {
-        self.len_bytes
+    fn told_bytes(&self) -> usize {
+        self.all_bytes
     }
 
     #[inline(always)]
-    fn copy<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn copy<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
         self.linear.words(offset)
     }
 }
@@ -124,9 +163,9 @@ impl<'a> XdpFrame<'a> {
     clippy::cast_possible_truncation,
     reason = "a frame is shorter than 4 GiB"
 )]
-fn buffers_bytes(ctx: &XdpContext) -> u32 {
+fn buffers_bytes(ctx: &XdpContext) -> usize {
     // SAFETY: an XDP program's context is valid for the whole program.
-    unsafe { bpf_xdp_get_buff_len(ctx.ctx) as u32 }
+    unsafe { bpf_xdp_get_buff_len(ctx.ctx) as usize }
 }
 
 /// A frame at XDP that lies in one buffer.
@@ -152,12 +191,12 @@ impl<'a> LinearFrame<'a> {
     }
 
     #[inline(always)]
-    fn all_bytes(&self) -> u32 {
-        self.linear.len_bytes()
+    fn told_bytes(&self) -> usize {
+        trace::frame_bytes().unwrap_or(self.linear.len_bytes())
     }
 
     #[inline(always)]
-    fn copy<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn copy<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
         self.linear.words(offset)
     }
 }
@@ -182,17 +221,18 @@ impl<'a> SplitFrame<'a> {
     }
 
     #[inline(always)]
-    fn all_bytes(&self) -> u32 {
-        buffers_bytes(self.ctx)
+    fn told_bytes(&self) -> usize {
+        trace::frame_bytes().unwrap_or_else(|| buffers_bytes(self.ctx))
     }
 
     #[inline(always)]
-    fn copy<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn copy<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
         if offset > MAX_OFFSET {
             return None;
         }
-        let mut words = [0; N];
-        let bytes = u32::try_from(size_of::<[u16; N]>()).ok()?;
+        let mut words = [W::zeroed(); N];
+        let bytes = u32::try_from(size_of::<[W; N]>()).ok()?;
+        let offset = u32::try_from(offset).ok()?;
         // SAFETY: the context is valid for the whole program, and the kernel
         // writes as many bytes as `words` has.
         let result =
@@ -206,17 +246,17 @@ macro_rules! at_xdp {
     ($frame:ident, $skip_extension:path) => {
         impl Packet for $frame<'_> {
             #[inline(always)]
-            fn len_bytes(&self) -> u32 {
-                trace::frame_bytes().unwrap_or_else(|| self.all_bytes())
+            fn len_bytes(&self) -> usize {
+                self.told_bytes()
             }
 
             #[inline(always)]
-            fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+            fn words<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
                 self.copy(offset)
             }
 
             #[inline(always)]
-            fn skip_extension(&self, chain: Chain, end: u32) -> Option<Chain> {
+            fn skip_extension(&self, chain: Chain, end: usize) -> Option<Chain> {
                 $skip_extension(self, chain, end)
             }
 
@@ -296,17 +336,17 @@ impl<'a> SkbFrame<'a> {
 
 impl Packet for SkbFrame<'_> {
     #[inline(always)]
-    fn len_bytes(&self) -> u32 {
-        trace::frame_bytes().unwrap_or(self.ctx.len())
+    fn len_bytes(&self) -> usize {
+        trace::frame_bytes().unwrap_or(self.ctx.len() as usize)
     }
 
     #[inline(always)]
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn words<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
         self.linear().words(offset)
     }
 
     #[inline(always)]
-    fn skip_extension(&self, chain: Chain, end: u32) -> Option<Chain> {
+    fn skip_extension(&self, chain: Chain, end: usize) -> Option<Chain> {
         extensions::skip_in_skb(self, chain, end)
     }
 

@@ -24,7 +24,7 @@ pub(crate) trait Readable<A>: Packet {
         &self,
         headers: &mut Headers<A>,
         fragment: &mut Fragment,
-        offset: u32,
+        offset: usize,
     ) -> Result<Payload, Reason>;
 }
 
@@ -36,10 +36,10 @@ macro_rules! readable {
                 &self,
                 headers: &mut Headers<$address>,
                 fragment: &mut Fragment,
-                offset: u32,
+                offset: usize,
             ) -> Result<Payload, Reason> {
                 let context = self.context().as_ptr().cast();
-                unpack($function(context, headers, fragment, offset.into()))
+                unpack($function(context, headers, fragment, offset))
             }
         }
 
@@ -49,7 +49,7 @@ macro_rules! readable {
             context: *mut $context,
             headers: *mut Headers<$address>,
             fragment: *mut Fragment,
-            offset: u64,
+            offset: usize,
         ) -> u64 {
             let context = $program_context::new(context);
             pack(read(&<$frame>::new(&context), headers, fragment, offset))
@@ -74,7 +74,7 @@ where
         &self,
         headers: &mut Headers<A>,
         fragment: &mut Fragment,
-        offset: u32,
+        offset: usize,
     ) -> Result<Payload, Reason> {
         if self.is_split() {
             SplitFrame::new(self.context()).read(headers, fragment, offset)
@@ -85,21 +85,19 @@ where
 }
 
 /// No IP header begins behind this: the link layer is shorter.
-const MAX_OFFSET: u64 = 0xff;
+const MAX_OFFSET: usize = 0xff;
 
-/// The offset is a whole register, because the verifier knows nothing of it but
-/// what is compared here, and would lose that with a conversion.
+/// The verifier knows nothing of the offset but what is compared here.
 #[inline(always)]
 fn read<A: Network>(
     packet: &impl Packet,
     headers: *mut Headers<A>,
     fragment: *mut Fragment,
-    offset: u64,
+    offset: usize,
 ) -> Result<Payload, Reason> {
     if offset > MAX_OFFSET {
         return Err(Reason::Malformed);
     }
-    let offset = u32::try_from(offset).map_err(|_| Reason::Malformed)?;
     // SAFETY: the callers above pass references.
     let headers = unsafe { headers.as_mut() }.ok_or(Reason::Internal)?;
     // SAFETY: as above.
@@ -112,7 +110,7 @@ fn read<A: Network>(
 #[inline(always)]
 fn pack(result: Result<Payload, Reason>) -> u64 {
     match result {
-        Ok(payload) => u64::from(payload.end) << 32 | u64::from(payload.start),
+        Ok(payload) => (payload.end as u64) << 32 | payload.start as u64,
         Err(reason) => reason as u64,
     }
 }
@@ -122,10 +120,9 @@ fn unpack(bits: u64) -> Result<Payload, Reason> {
     const MALFORMED: u64 = Reason::Malformed as u64;
     const LOW: u64 = u32::MAX as u64;
 
-    let half = |half: u64| u32::try_from(half & LOW).unwrap_or_default();
     let payload = Payload {
-        start: half(bits),
-        end: half(bits >> 32),
+        start: (bits & LOW) as usize,
+        end: (bits >> 32) as usize,
     };
     match bits {
         _ if payload.end != 0 => Ok(payload),

@@ -41,7 +41,7 @@ macro_rules! judges {
                 packet: &P,
                 headers: &mut Headers<$address>,
                 fragment: &mut Fragment,
-                offset: u32,
+                offset: usize,
             ) -> Result<Payload, Reason> {
                 packet.read(headers, fragment, offset)
             }

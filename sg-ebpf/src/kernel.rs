@@ -1,6 +1,6 @@
 //! The kernel's side of the decision: maps, clock, constants.
 
-use core::{mem::size_of, ptr};
+use core::{hint, mem::size_of, ptr};
 
 use aya_ebpf::{bindings::BPF_NOEXIST, cty::c_long, helpers::generated::bpf_ktime_get_coarse_ns};
 use sg_common::{
@@ -8,11 +8,12 @@ use sg_common::{
     classify::{Answer, Service},
     config::Direction,
     conntrack::{Connection, End, FlowState, Sequence, State},
-    decide::{Classifier, Kernel, Life, life},
+    decide::{Classifier, Kernel},
     flow::{Flow, FlowEntry, FlowKey, FlowTables, Inserted, Opener, Stage, TableFull},
+    life::{Life, life},
     occupancy::Occupancy,
     packet::Size,
-    tables::Tables,
+    tables::{Header, MIN_BYTES, Tables},
     transport::Transport,
 };
 
@@ -22,6 +23,7 @@ use crate::{
     conntrack,
     maps::{self, FlowMap, OpeningMap},
     sweep, tally, trace,
+    verifier::{behind, opaque},
 };
 
 /// What this program judges with.
@@ -30,15 +32,15 @@ pub(crate) struct Programs;
 /// The tables of this program.
 pub(crate) struct LiveTables {
     /// Where the tables begin.
-    tables: *const u8,
+    start: *const u8,
 }
 
 impl LiveTables {
     /// `None` if there are no tables, which the kernel does not let happen.
     #[inline(always)]
     pub(crate) fn new() -> Option<Self> {
-        let tables = maps::TABLES.get_ptr(0)?.cast();
-        Some(Self { tables })
+        let start = maps::TABLES.get_ptr(0)?.cast();
+        Some(Self { start })
     }
 }
 
@@ -46,31 +48,40 @@ impl Tables for LiveTables {
     #[inline(always)]
     fn array<const N: usize>(&self, offset: usize) -> Option<&[u32; N]> {
         // The verifier knows the length, and from this comparison the offset.
+        let offset = opaque(offset);
         let bytes = maps::TABLE_BYTES.load() as usize;
+        // SAFETY: the agent makes none that are shorter, and of those the
+        // verifier would reject the program.
+        unsafe { hint::assert_unchecked(bytes >= MIN_BYTES) };
         if offset > bytes.checked_sub(size_of::<[u32; N]>())? {
             return None;
         }
-        // Volatile, so that the sum is made here, of an offset that the
-        // verifier knows, and not for several nodes before their comparisons.
-        // SAFETY: a field of a valid reference.
-        let tables = unsafe { ptr::read_volatile(&raw const self.tables) };
-        // SAFETY: by the comparison, all `N` words lie in the tables.
-        let words = unsafe { tables.add(offset) };
-        // SAFETY: as above, and offsets are multiples of a word.
+        let words = behind(self.start, offset);
+        // SAFETY: by the comparison, all `N` words lie in the tables, and
+        // offsets are multiples of a word.
         Some(unsafe { &*words.cast() })
+    }
+
+    /// The verifier knows that they have a beginning.
+    #[inline(always)]
+    fn header(&self) -> Option<&Header> {
+        // SAFETY: tables begin with a header.
+        Some(unsafe { &*self.start.cast() })
+    }
+
+    #[inline(always)]
+    fn revision(&self, header: &Header) -> u32 {
+        // Volatile, so that it is read here and not behind what it speaks for.
+        // SAFETY: a field of a valid reference.
+        unsafe { ptr::read_volatile(&raw const header.revision) }
     }
 }
 
 impl Kernel for Programs {
     #[inline(always)]
     fn revision(&self) -> u32 {
-        let tables = LiveTables::new();
-        let header = tables.as_ref().and_then(Tables::header);
-        // Volatile, so that it is read here and not behind what it speaks for.
-        // SAFETY: a field of a valid reference.
-        header.map_or(0, |header| unsafe {
-            ptr::read_volatile(&raw const header.revision)
-        })
+        let revision = |tables: LiveTables| Some(tables.revision(tables.header()?));
+        LiveTables::new().and_then(revision).unwrap_or(0)
     }
 
     #[inline(always)]

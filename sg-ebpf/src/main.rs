@@ -33,6 +33,7 @@ mod related;
 mod sweep;
 mod tally;
 mod trace;
+mod verifier;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},

@@ -123,6 +123,3 @@ pub(crate) static TIMEOUTS_NS: [Global<u64>; State::ALL.len()] =
 /// Room for established flows in one table, by `Opener`.
 #[unsafe(no_mangle)]
 pub(crate) static FLOW_ROOM: [Global<u32>; 2] = [const { Global::new(0) }; 2];
-/// 1 writes a line for each packet to the developers' log.
-#[unsafe(no_mangle)]
-pub(crate) static LOG: Global<u32> = Global::new(0);

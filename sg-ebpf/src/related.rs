@@ -40,7 +40,7 @@ macro_rules! quoting {
             #[inline(always)]
             fn quoted(&mut self, headers: &mut Headers<$address>, payload: Payload) -> bool {
                 let context = self.context().as_ptr().cast();
-                $function(context, headers, payload.start.into(), payload.end.into()) != 0
+                $function(context, headers, payload.start, payload.end) != 0
             }
         }
 
@@ -49,8 +49,8 @@ macro_rules! quoting {
         extern "C" fn $function(
             context: *mut $context,
             headers: *mut Headers<$address>,
-            start: u64,
-            end: u64,
+            start: usize,
+            end: usize,
         ) -> u64 {
             let context = $program_context::new(context);
             replace_by_quoted(&mut <$frame>::new(&context), headers, start, end).into()
@@ -82,23 +82,19 @@ where
 
 /// No ICMP header begins behind this: the longest headers that the parser walks
 /// are shorter.
-const MAX_START: u64 = 0x4fff;
+const MAX_START: usize = 0x4fff;
 
-/// Offsets are whole registers, because the verifier knows nothing of them but
-/// what is compared here, and would lose that with a conversion.
+/// The verifier knows nothing of the offsets but what is compared here.
 #[inline(always)]
 fn replace_by_quoted<A: Network>(
     frame: &mut impl Packet,
     headers: *mut Headers<A>,
-    start: u64,
-    end: u64,
+    start: usize,
+    end: usize,
 ) -> bool {
     if start > MAX_START {
         return false;
     }
-    let (Ok(start), Ok(end)) = (u32::try_from(start), u32::try_from(end)) else {
-        return false;
-    };
     // SAFETY: the callers above pass references.
     let Some(headers) = (unsafe { headers.as_mut() }) else {
         return false;

@@ -9,30 +9,30 @@ use crate::maps;
 #[inline(always)]
 pub(crate) fn now_ns() -> Option<u64> {
     // SAFETY: `shared` returns a pointer to a valid value.
-    let now_ns = unsafe { (*shared()?).now_ns };
+    let now_ns = unsafe { (*shared(maps::FLAGS.load())?).now_ns };
     (now_ns != 0).then_some(now_ns)
 }
 
 /// The length of a frame of which this program sees only the start.
 #[inline(always)]
-pub(crate) fn frame_bytes() -> Option<u32> {
+pub(crate) fn frame_bytes() -> Option<usize> {
     // SAFETY: `shared` returns a pointer to a valid value.
-    let frame_bytes = unsafe { (*shared()?).frame_bytes };
+    let frame_bytes = unsafe { (*shared(maps::FLAGS.load())?).frame_bytes } as usize;
     (frame_bytes != 0).then_some(frame_bytes)
 }
 
 /// Leaves a verdict for user space.
 #[inline(always)]
-pub(crate) fn tell(verdict: Verdict) {
-    if let Some(trace) = shared() {
+pub(crate) fn tell(flags: u32, verdict: Verdict) {
+    if let Some(trace) = shared(flags) {
         // SAFETY: `shared` returns a pointer to a valid value.
         unsafe { (*trace).verdict = verdict.to_bits() };
     }
 }
 
 #[inline(always)]
-fn shared() -> Option<*mut Trace> {
-    if maps::FLAGS.load() & flag::TRACE == 0 {
+fn shared(flags: u32) -> Option<*mut Trace> {
+    if flags & flag::TRACE == 0 {
         return None;
     }
     maps::TRACE.get_ptr_mut(0)

@@ -3,7 +3,7 @@
 use bytemuck::{cast, cast_slice};
 use sg_common::{
     classify::Cell,
-    tables::{ALIGNMENT, Header},
+    tables::{ALIGNMENT, Header, MIN_BYTES},
 };
 
 use super::CompileError;
@@ -12,9 +12,8 @@ use super::CompileError;
 /// far as the verifier lets an index reach (`BPF_MAX_VAR_OFF`).
 const MAX_WORDS: usize = (1 << 27) - 1;
 
-/// The least room behind the tables for what is appended to them in place:
-/// 64 KiB.
-const MIN_ROOM: usize = 1 << 14;
+/// The least room behind the tables for what is appended to them in place.
+const MIN_ROOM: usize = MIN_BYTES / size_of::<u32>();
 
 /// Words, of which the first are the header, or such that go behind others.
 pub(super) struct Image {

@@ -5,9 +5,14 @@ use std::{
     ops::RangeInclusive,
 };
 
-use sg_common::{classify::ANY_SERVICE, transport};
+use bytemuck::cast_slice;
+use sg_common::{
+    classify::ANY_SERVICE,
+    tables::{Entry, Kind},
+    transport,
+};
 
-use super::{CompileError, segment::Segment};
+use super::{CompileError, image::Image, segment::Segment};
 use crate::policy::{IcmpVersion, Rule, Service};
 
 /// The most columns that all rules together may be in.
@@ -30,6 +35,9 @@ pub(super) enum Reach {
     /// Those of these columns.
     Columns(Vec<u32>),
 }
+
+/// Entries of a page.
+const PAGE: usize = 256;
 
 /// How many services there are: protocols × selectors.
 const SERVICES: u32 = 1 << 24;
@@ -141,18 +149,31 @@ impl Columns {
             .any(|segment| segment.class == ANY_SERVICE)
     }
 
-    /// The selectors of a protocol, as keys of a trie.
-    pub(super) fn of_protocol(&self, protocol: u8) -> Vec<Segment<u32>> {
-        let base = u128::from(protocol) << 16;
-        let within = Segment::within(&self.segments, base, base | 0xffff);
-        let key = |first: u128| first.saturating_sub(base) << 112;
-        within
-            .iter()
-            .map(|segment| Segment {
-                first: key(segment.first),
-                class: segment.class,
+    /// Writes the pages of a protocol; says what its selectors' first octet
+    /// looks into.
+    pub(super) fn write(&self, image: &mut Image, protocol: u8) -> Entry {
+        let leaf = |column: u32| Entry::new(Kind::Leaf, column);
+        let base = u32::from(protocol) << 16;
+        let here = Segment::within(&self.segments, base.into(), (base | 0xffff).into());
+        if let [only] = here {
+            return leaf(only.class);
+        }
+        let mut entries = vec![leaf(ANY_SERVICE); 1 << 16];
+        for segment in here {
+            let first = segment.first.saturating_sub(base.into());
+            entries[usize::try_from(first).unwrap_or(0)..].fill(leaf(segment.class));
+        }
+        let pages: Vec<Entry> = entries
+            .chunks(PAGE)
+            .map(|page| {
+                if page.iter().all(|entry| entry == &page[0]) {
+                    page[0]
+                } else {
+                    Entry::new(Kind::Page, image.node(cast_slice(page)))
+                }
             })
-            .collect()
+            .collect();
+        Entry::new(Kind::Page, image.node(cast_slice(&pages)))
     }
 }
 

@@ -178,7 +178,7 @@ impl<'a> Side<'a> {
         size.cells += cells.len();
         let cells = image.cells(&cells);
         let protocols: Vec<u32> = (0..=u8::MAX)
-            .map(|protocol| trie::write(image, &self.rules.columns.of_protocol(protocol)).0)
+            .map(|protocol| self.rules.columns.write(image, protocol).0)
             .collect();
         let root = |protocol: u8| Entry(protocols[usize::from(protocol)]);
         let roots = Roots {

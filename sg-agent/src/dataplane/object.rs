@@ -22,6 +22,7 @@ use object::{Object as _, ObjectSection as _};
 use sg_common::{
     address::Family,
     collection::{Candidate, MAX_CANDIDATES},
+    config::flag,
     conntrack::State,
     counter::{MAX_RULES, RuleCounter, TALLIES as TALLY_COUNT, Tally},
     flow::{
@@ -170,10 +171,10 @@ impl Shared {
 /// # Errors
 /// What the kernel refused.
 pub fn load(instance: &Instance<'_>, pins: Option<&Path>) -> Result<Ebpf> {
-    let flags = instance.compiled.flags | instance.extra_flags;
     let shared = instance.shared;
+    let log = if shared.log { flag::LOG } else { 0 };
+    let flags = instance.compiled.flags | instance.extra_flags | log;
     let ephemeral_ports: [u16; 2] = shared.ephemeral_ports.into();
-    let log = u32::from(shared.log);
     let flow_room = [shared.max_peer_flows, shared.max_host_flows];
     // Of a hasher that the standard library makes anew from the kernel's random
     // numbers: a secret for each load.
@@ -189,8 +190,7 @@ pub fn load(instance: &Instance<'_>, pins: Option<&Path>) -> Result<Ebpf> {
         .override_global("EPHEMERAL_PORTS", ephemeral_ports.as_slice(), true)
         .override_global("TIMEOUTS_NS", shared.timeouts_ns.as_slice(), true)
         .override_global("FLOW_ROOM", flow_room.as_slice(), true)
-        .override_global("FRAGMENT_SEED", &fragment_seed, true)
-        .override_global("LOG", &log, true);
+        .override_global("FRAGMENT_SEED", &fragment_seed, true);
     for map in &FLOW_MAPS {
         loader.map_max_entries(map.name, shared.max_flows(map));
     }

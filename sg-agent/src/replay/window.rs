@@ -10,7 +10,7 @@ use sg_common::{
     fragment::Fragment,
     link::{self, Link},
     network::{Extent, Headers, Network, Payload},
-    packet::{Packet, Size},
+    packet::{Packet, Size, Word},
     related,
     verdict::{Reason, Verdict},
 };
@@ -18,7 +18,7 @@ use sg_common::{
 /// Some bytes of a frame of a known length.
 pub(super) struct Window<'a> {
     start: &'a [u8],
-    frame_bytes: u32,
+    frame_bytes: usize,
     /// Whether something was asked for that is in the frame, but not here.
     missed: Cell<bool>,
 }
@@ -27,7 +27,7 @@ impl<'a> Window<'a> {
     pub(super) fn new(start: &'a [u8], frame_bytes: u32) -> Self {
         Self {
             start,
-            frame_bytes,
+            frame_bytes: frame_bytes as usize,
             missed: Cell::new(false),
         }
     }
@@ -36,8 +36,8 @@ impl<'a> Window<'a> {
     /// parser does not understand as well, where they are.
     pub(super) fn ends(&self) -> Option<(IpAddr, IpAddr)> {
         match self.link()? {
-            Link::V4(at) => Some((self.v4(at + 12)?, self.v4(at + 16)?)),
-            Link::V6(at) => Some((self.v6(at + 8)?, self.v6(at + 24)?)),
+            Link::V4(at) => Some((self.v4(at as usize + 12)?, self.v4(at as usize + 16)?)),
+            Link::V6(at) => Some((self.v6(at as usize + 8)?, self.v6(at as usize + 24)?)),
             Link::Always(_) | Link::NonIp => self.arp_ends(),
         }
     }
@@ -56,12 +56,12 @@ impl<'a> Window<'a> {
         link::parse(self).ok()
     }
 
-    fn v4(&self, at: u32) -> Option<IpAddr> {
+    fn v4(&self, at: usize) -> Option<IpAddr> {
         let octets: [u8; 4] = self.bytes(at)?;
         Some(Ipv4Addr::from(octets).into())
     }
 
-    fn v6(&self, at: u32) -> Option<IpAddr> {
+    fn v6(&self, at: usize) -> Option<IpAddr> {
         let octets: [u8; 16] = self.bytes(at)?;
         Some(Ipv6Addr::from(octets).into())
     }
@@ -76,8 +76,7 @@ impl<'a> Window<'a> {
     }
 
     /// Bytes that are here; to look for them is no need of the parser's.
-    fn bytes<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
-        let at = usize::try_from(at).ok()?;
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.start.get(at..)?.first_chunk().copied()
     }
 }
@@ -109,7 +108,7 @@ impl<A: Network> Judge<A, Window<'_>> for Reader {
         packet: &Window<'_>,
         headers: &mut Headers<A>,
         fragment: &mut Fragment,
-        offset: u32,
+        offset: usize,
     ) -> Result<Payload, Reason> {
         A::read(headers, fragment, packet, offset, Extent::Whole)
     }
@@ -130,14 +129,13 @@ impl<A: Network> Judge<A, Window<'_>> for Reader {
 }
 
 impl Packet for Window<'_> {
-    fn len_bytes(&self) -> u32 {
+    fn len_bytes(&self) -> usize {
         self.frame_bytes
     }
 
-    fn words<const N: usize>(&self, offset: u32) -> Option<[u16; N]> {
+    fn words<W: Word, const N: usize>(&self, offset: usize) -> Option<[W; N]> {
         let words = self.start.words(offset);
-        let end = u64::from(offset) + 2 * u64::try_from(N).unwrap_or(u64::MAX);
-        if words.is_none() && end <= u64::from(self.frame_bytes) {
+        if words.is_none() && offset + size_of::<[W; N]>() <= self.frame_bytes {
             self.missed.set(true);
         }
         words

@@ -569,3 +569,41 @@ fn the_first_segment_tells_of_a_connection_that_none_was_seen_of() {
     let closing = next(seeded, other(FA, 200, 100));
     assert_eq!(closing.state.state(), Some(State::TcpClosing));
 }
+
+/// The short way of a steady connection is a short cut, and nothing else.
+#[test]
+fn steady_connections_change_as_all_others() {
+    const EDGES: [u32; 7] = [0, 1, 1000, 4 << 20, (4 << 20) + 1, 1 << 31, u32::MAX];
+    let steady = |acknowledged: u32, sent: u32| Connection {
+        state: FlowState(FlowState::STEADY),
+        opener: Sequence {
+            acknowledged: OPENER.wrapping_add(acknowledged),
+            sent: OPENER.wrapping_add(sent),
+        },
+        other: Sequence {
+            acknowledged: OTHER,
+            sent: OTHER + 10,
+        },
+    };
+    let mut changed = 0;
+    for end in [End::Opener, End::Other] {
+        for before in [steady(0, 0), steady(0, 1000), steady(1000, 1001)] {
+            for (sequence, acknowledgment) in EDGES.iter().flat_map(|a| EDGES.map(|b| (*a, b))) {
+                for (flags, bytes) in [(A, 0), (A, 1), (A | 0x08, 1400), (A | 0xe0, 3)] {
+                    let segment = Segment {
+                        end,
+                        flags,
+                        sequence,
+                        acknowledgment,
+                        bytes,
+                    };
+                    let segment = segment.transport();
+                    let expected = before.after_segment(&segment, end);
+                    assert_eq!(before.after(&segment, end), expected, "{segment:?}");
+                    changed += u32::from(expected != before);
+                }
+            }
+        }
+    }
+    assert!(changed > 100, "only {changed} segments changed anything");
+}

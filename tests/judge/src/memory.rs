@@ -14,9 +14,10 @@ use sg_common::{
     classify::{Answer, Service, classify},
     config::{Direction, flag},
     conntrack::{Connection, End, FlowState, State},
-    decide::{Classifier, Host, Judge, Kernel, Life, decide, judge, life},
+    decide::{Classifier, Host, Judge, Kernel, decide, judge},
     flow::{Flow, FlowEntry, FlowKey, FlowTables, Inserted, Opener, Stage, TableFull},
     fragment::{self, Datagram, First, Fragment},
+    life::{Life, life},
     network::{Extent, Headers, Network, Payload},
     occupancy::Occupancy,
     packet::{Packet, Size},
@@ -141,7 +142,7 @@ where
         packet: &P,
         headers: &mut Headers<A>,
         fragment: &mut Fragment,
-        offset: u32,
+        offset: usize,
     ) -> Result<Payload, Reason> {
         A::read(headers, fragment, packet, offset, Extent::Whole)
     }

@@ -52,15 +52,15 @@ pub struct Piece {
 #[must_use]
 pub fn by_data_path(frame: &[u8]) -> Seen {
     match link::parse(frame) {
-        Ok(Link::V4(offset)) => seen::<V4>(frame, offset),
-        Ok(Link::V6(offset)) => seen::<V6>(frame, offset),
+        Ok(Link::V4(offset)) => seen::<V4>(frame, offset as usize),
+        Ok(Link::V6(offset)) => seen::<V6>(frame, offset as usize),
         Ok(Link::Always(kind)) => Seen::Always(kind),
         Ok(Link::NonIp) => Seen::NonIp,
         Err(reason) => Seen::Refused(reason.name()),
     }
 }
 
-fn seen<A: Network>(frame: &[u8], offset: u32) -> Seen
+fn seen<A: Network>(frame: &[u8], offset: usize) -> Seen
 where
     Octets: From<A>,
 {
