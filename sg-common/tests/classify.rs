@@ -39,6 +39,21 @@ fn a_word_without_a_rule_has_none() {
     assert_eq!(Answer::broken().rule(), Err(BrokenTables));
 }
 
+#[test]
+fn an_answer_keeps_the_revision_of_its_tables() {
+    let rule = Match::new(MAX_RULES - 1, true, OnRevoke::Reset);
+    for word in [0, rule.word()] {
+        for revision in [0, 1, 7, u32::MAX] {
+            let answer = Answer::from_bits(Answer::new(word, revision).to_bits());
+            assert_eq!(answer.revision(), revision);
+            assert_eq!(answer.rule(), Ok(Match::from_word(word)));
+        }
+    }
+}
+
+/// Of the tables below.
+const REVISION: u32 = 7;
+
 /// Where the parts of the tables below begin, in words.
 const PROTOCOLS: usize = Header::WORDS;
 const TYPES: usize = PROTOCOLS + 256;
@@ -73,6 +88,7 @@ impl Tables {
         let mut words = vec![0; END];
         let header = Header {
             roots: [roots(inbound, CELLS[0]), roots(outbound, CELLS[1])],
+            revision: REVISION,
             ..Header::default()
         };
         words[..Header::WORDS].copy_from_slice(bytemuck::cast_slice(&[header]));
@@ -99,7 +115,10 @@ impl Tables {
         let tables = self.0.as_slice();
         let v4 = classify::<V4, [u32]>(tables, direction, V4::default().key(), service);
         let v6 = classify::<V6, [u32]>(tables, direction, V6::default().key(), service);
-        [v4, v6].map(|answer| answer.rule().expect("whole tables").map(Match::slot))
+        [v4, v6].map(|answer| {
+            assert_eq!(answer.revision(), REVISION);
+            answer.rule().expect("whole tables").map(Match::slot)
+        })
     }
 }
 
