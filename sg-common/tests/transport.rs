@@ -16,6 +16,7 @@ fn flags_that_open_and_flags_that_go_on() {
         let [fin, syn, rst, ack] = [1, 2, 4, 16].map(|flag| bits & flag != 0);
         assert_eq!(flags.opens(), syn && !ack && !rst && !fin, "{bits:#04x}");
         assert_eq!(flags.is_mid_stream(), ack && !syn && !rst, "{bits:#04x}");
+        assert_eq!(flags.goes_on(), ack && !syn && !rst && !fin, "{bits:#04x}");
     }
 }
 
