@@ -251,6 +251,26 @@ impl FlowState {
         }
     }
 
+    /// The same, as another CPU judged a packet at the same moment: both began
+    /// with `before`, and `found` is what the other one wrote.
+    #[must_use]
+    #[inline(always)]
+    pub const fn beside(self, before: Self, found: Self) -> Self {
+        const OPEN: u32 = State::TcpEstablished as u32;
+        const CLOSED: u32 = State::TcpTimeWait as u32;
+
+        // The states of a protocol have numbers in the order they come in.
+        let (own, others) = (self.0 & Self::STATE, found.0 & Self::STATE);
+        let last = if own < others { others } else { own };
+        let seen = self.0 | found.0 & !before.0;
+        let both = Self(seen & !Self::STATE | last);
+        if OPEN <= last && last <= CLOSED {
+            both.by_fins()
+        } else {
+            both
+        }
+    }
+
     /// What an open connection is, by the FINs that were seen.
     #[inline(always)]
     const fn by_fins(self) -> Self {
@@ -458,13 +478,20 @@ impl Connection {
                 end,
                 Sequence::of(segment.sequence, segment.sequence_bytes()),
             );
-            next.state = next.state.saw(FlowState::SYN, end);
+            let begun = next.state.saw(FlowState::SYN, end);
+            next.state = begun.forgot(FlowState::FIN, end);
         } else if self.state.has_seen(FlowState::SYN, end) && self.of(end).is_near(segment.sequence)
         {
-            // Data may come before the handshake is over (RFC 7413), and who
-            // acknowledges it acknowledges the SYN.
+            // Data may come before the handshake is over (RFC 7413), and a FIN
+            // behind it. Who acknowledges it acknowledges the SYN.
             let behind = segment.sequence.wrapping_add(segment.sequence_bytes());
             next = next.with(end, self.of(end).sent_to(behind));
+            if segment.tcp_flags.has(TcpFlags::FIN)
+                && self.state.has_seen(FlowState::SYN, end.peer())
+                && self.of(end.peer()).is_near(segment.acknowledgment)
+            {
+                next.state = next.state.saw(FlowState::FIN, end);
+            }
         }
         if acknowledges {
             let peer = next.of(end.peer()).acknowledged_to(segment.acknowledgment);

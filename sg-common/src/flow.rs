@@ -274,9 +274,9 @@ impl FlowCount {
 /// A live reference to an entry of a flow table.
 ///
 /// Two CPUs may hold the same entry; every word is written singly, and only by
-/// who changes it. The worst race is that one of two simultaneous state changes
-/// is lost: two FINs, and the flow is taken for half closed until it expires or
-/// begins anew.
+/// who changes it. Two states that are written at the same moment, as by two
+/// FINs, become what both saw (see [`FlowState::beside`]). The worst race is
+/// that of three CPUs: one of their states is lost.
 ///
 /// An entry may, while it is held, become another flow's: an opening table
 /// evicts it, or what is expired or forgotten is removed from the established
@@ -306,7 +306,8 @@ pub trait FlowEntry {
     fn touch(&self, now_ns: u64, end: End, size: Size);
     /// A packet changed the state or sequence numbers. Only what differs is
     /// written: each direction has numbers of its own, and a packet of the other
-    /// one may change its own, or the state, at the same moment.
+    /// one may change its own, or the state, at the same moment; then the state
+    /// is to be what both make it.
     fn set_connection(&self, before: &Connection, after: &Connection);
     /// The state changed.
     fn set_state(&self, state: FlowState);

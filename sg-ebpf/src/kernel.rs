@@ -1,6 +1,10 @@
 //! The kernel's side of the decision: maps, clock, constants.
 
-use core::{hint, mem::size_of, ptr};
+use core::{
+    hint,
+    mem::{offset_of, size_of},
+    ptr,
+};
 
 use aya_ebpf::{bindings::BPF_NOEXIST, cty::c_long, helpers::generated::bpf_ktime_get_coarse_ns};
 use sg_common::{
@@ -371,7 +375,7 @@ impl FlowEntry for Entry {
         let other = unsafe { &mut (*self.0).other };
         set_sequence(other, before.other, after.other);
         if after.state != before.state {
-            self.set_state(after.state);
+            self.change_state(before.state, after.state);
         }
     }
 
@@ -473,6 +477,35 @@ impl Entry {
         life == Life::Over
             && last_seen_ns != Flow::GONE
             && self.exchange_last_seen(last_seen_ns, Flow::GONE) == last_seen_ns
+    }
+
+    /// Another CPU may be faster, with a packet of the other end: what both saw
+    /// is true. A third one would have to be as fast, and is not waited for.
+    #[inline(always)]
+    fn change_state(&self, before: FlowState, after: FlowState) {
+        let rule = self.rule();
+        let old = [before.0, rule];
+        let found = self.exchange_state(old, [after.0, rule]);
+        if found != old {
+            let [state, rule] = found;
+            let both = after.beside(before, FlowState(state));
+            self.exchange_state(found, [both.0, rule]);
+        }
+    }
+
+    /// A state and the rule beside it: programs can only exchange 64 bits.
+    /// Returns what was there.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "its two halves")]
+    fn exchange_state(&self, old: [u32; 2], new: [u32; 2]) -> [u32; 2] {
+        const _: () = assert!(offset_of!(Flow, state).is_multiple_of(8));
+        const _: () = assert!(offset_of!(Flow, rule) == offset_of!(Flow, state) + 4);
+        let word_of = |[state, rule]: [u32; 2]| u64::from(rule) << 32 | u64::from(state);
+        // SAFETY: as in `last_seen_ns`.
+        let state = unsafe { &raw mut (*self.0).state };
+        // SAFETY: as above; the two words are aligned like one of 64 bits.
+        let found = unsafe { compare_exchange(state.cast(), word_of(old), word_of(new)) };
+        [found as u32, (found >> 32) as u32]
     }
 
     /// Unless it is being removed. Another CPU may be faster, with a time that

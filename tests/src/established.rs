@@ -19,6 +19,13 @@ use sg_common::{
 
 use crate::{netns::Netns, topology::HOST};
 
+/// Of the first attachment.
+const ZONE: u16 = 1;
+/// The host's port of all of them.
+pub const LOCAL_PORT: u16 = 40_000;
+/// The peers' port of all of them.
+pub const REMOTE_PORT: u16 = 7000;
+
 /// Adds so many TCP connections that the host of a namespace opened, each with
 /// a peer of its own: 10.0.0.0 and so on.
 ///
@@ -47,14 +54,18 @@ pub fn by_host(namespace: &Netns, count: u32) -> Result<()> {
 }
 
 /// The nth peer.
+#[must_use]
+pub fn peer(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n)
+}
+
 fn key(n: u32) -> FlowKey4 {
-    let remote = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + n);
     FlowKey {
-        remote: V4::from(remote.octets()),
+        remote: V4::from(peer(n).octets()),
         local: V4::from(HOST.v4.octets()),
-        remote_port_be: 443_u16.to_be(),
-        local_port_be: 40_000_u16.to_be(),
-        zone: 0,
+        remote_port_be: REMOTE_PORT.to_be(),
+        local_port_be: LOCAL_PORT.to_be(),
+        zone: ZONE,
         protocol: TCP,
         reserved: 0,
     }

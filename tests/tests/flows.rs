@@ -1,8 +1,19 @@
 //! `flows` lists what the kernel remembers, and forgets it when told to.
 
-use std::{env, io, net::UdpSocket, sync::Barrier, thread, time::Duration};
+use std::{
+    env, io,
+    net::{IpAddr, UdpSocket},
+    sync::{
+        Barrier,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     sys::signal::Signal,
@@ -14,6 +25,7 @@ use sg_tests::{
     connection::Connection,
     established,
     netns::wait_until,
+    packet::{Packet, Transport, tcp},
     topology::{HOST, INTERNET, Topology},
 };
 
@@ -267,6 +279,85 @@ fn one_entry_whichever_cpu() -> Result<()> {
     assert_eq!(rule("flows"), u64::from(FLOWS) + 1);
     let all = u64::from(FLOWS) * u64::try_from(cpus)?;
     assert_eq!(rule("packets"), all + 1);
+    Ok(())
+}
+
+/// Each end's FIN, on two CPUs at the same moment: both are seen.
+#[test]
+fn two_fins_at_once() -> Result<()> {
+    let is_emulated = env::var_os("SG_TEST_VM").is_some();
+    let flows: u32 = if is_emulated { 2_000 } else { 10_000 };
+    let lab = Topology::new()?;
+    let agent = Agent::new(&lab.host)?;
+    agent.apply(RULES)?;
+    established::by_host(&lab.host, flows)?;
+    let programs = agent.pin_directory()?.join("generations/1");
+    let outbound = SchedClassifier::from_pin(programs.join("1-sg_tc_egress"))?;
+    let inbound = Xdp::from_pin(programs.join("1-sg_xdp"), XdpAttachType::Interface)?;
+    let (near, far) = (established::LOCAL_PORT, established::REMOTE_PORT);
+    let host = IpAddr::V4(HOST.v4);
+    let peer = |n| IpAddr::V4(established::peer(n));
+    let from_host = |n| Packet::ip(host, peer(n), Transport::tcp(near, far, FIN_ACK));
+    let from_peer = |n| Packet::ip(peer(n), host, Transport::tcp(far, near, FIN_ACK));
+    let send = |flags, n| {
+        let packet = Packet::ip(host, peer(n), Transport::tcp(near, far, flags));
+        run(&outbound, &packet.bytes())
+    };
+    // What comes in is looked for at ports that the host opened something from.
+    send(tcp::SYN, flows)?;
+    // All of them are judged by these rules, and met.
+    (0..flows).try_for_each(|n| send(tcp::ACK, n))?;
+    let turns = AtomicU32::new(0);
+    thread::scope(|scope| {
+        let turns = &turns;
+        let other = scope.spawn(move || close(0, flows, turns, &inbound, from_peer));
+        let own = close(1, flows, turns, &outbound, from_host);
+        own.and(other.join().expect("an end does not panic"))
+    })?;
+    assert_eq!(count(&agent, &["--state", "tcp_closing"])?, 0);
+    let closed = count(&agent, &["--state", "tcp_time_wait"])?;
+    assert_eq!(closed, usize::try_from(flows)?);
+    Ok(())
+}
+
+const FIN_ACK: u8 = tcp::FIN | tcp::ACK;
+
+/// Ends each flow from one end, together with who does so from the other end
+/// on another CPU, if there is one.
+fn close<P>(
+    cpu: usize,
+    flows: u32,
+    turns: &AtomicU32,
+    program: &P,
+    last: impl Fn(u32) -> Packet,
+) -> Result<()>
+where
+    P: for<'o> TestRun<Opts<'o> = TestRunOptions<'o>>,
+{
+    let mut only = CpuSet::new();
+    only.set(cpu % thread::available_parallelism()?.get())?;
+    sched_setaffinity(Pid::from_raw(0), &only)?;
+    let mut result = Ok(());
+    for n in 0..flows {
+        let frame = last(n).bytes();
+        turns.fetch_add(1, Ordering::Relaxed);
+        // The other one waits for this one, whatever became of its packets.
+        while turns.load(Ordering::Relaxed) < 2 * (n + 1) {
+            thread::yield_now();
+        }
+        result = result.and(run(program, &frame));
+    }
+    result
+}
+
+/// Judges a frame.
+fn run<P>(program: &P, frame: &[u8]) -> Result<()>
+where
+    P: for<'o> TestRun<Opts<'o> = TestRunOptions<'o>>,
+{
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    program.test_run(options)?;
     Ok(())
 }
 

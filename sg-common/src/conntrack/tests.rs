@@ -395,6 +395,37 @@ const SCENARIOS: &[Scenario] = &[
         State::TcpTimeWait,
     ),
     (
+        "a FIN before the handshake is over",
+        &[&[
+            opener(S, 0, 0),
+            other(SA, 0, 1),
+            other(FA, 1, 1).with(10),
+            opener(A, 1, 12),
+        ]],
+        State::TcpClosing,
+    ),
+    (
+        "a FIN before the handshake is over, and one that ends it",
+        &[&[
+            opener(S, 0, 0),
+            other(SA, 0, 1),
+            other(FA, 1, 1).with(10),
+            opener(FA, 1, 12),
+        ]],
+        State::TcpTimeWait,
+    ),
+    (
+        "a FIN before the handshake is over, of an end that then begins anew",
+        &[&[
+            opener(S, 0, 0),
+            opener(FA, 1, 1),
+            opener(S, 0, 0),
+            other(SA, 0, 1),
+            opener(A, 1, 1),
+        ]],
+        State::TcpEstablished,
+    ),
+    (
         "a FIN after data that was lost on the way",
         &[
             &HANDSHAKE,
@@ -606,4 +637,22 @@ fn steady_connections_change_as_all_others() {
         }
     }
     assert!(changed > 100, "only {changed} segments changed anything");
+}
+
+/// Two CPUs judge at the same moment, and neither knows of the other.
+#[test]
+fn what_two_cpus_saw_at_once_is_what_both_saw() {
+    let open = run(&HANDSHAKE).state;
+    let by = |segments: &[Segment]| {
+        let both: Vec<Segment> = HANDSHAKE.iter().chain(segments).copied().collect();
+        run(&both).state
+    };
+    let (one, other_one) = (opener(FA, 1, 1), other(FA, 1, 1));
+    let both = by(&[one]).beside(open, by(&[other_one]));
+    assert_eq!(both.state(), Some(State::TcpTimeWait), "two FINs");
+    let both = by(&[opener(R, 1, 0)]).beside(open, by(&[other_one]));
+    assert_eq!(both.state(), Some(State::TcpReset), "a RST and a FIN");
+    let both = by(&[one]).beside(open, open.replaced());
+    assert_eq!(both.state(), None, "another flow's, and a FIN");
+    assert_eq!(by(&[one]).beside(open, open), by(&[one]), "nobody else");
 }

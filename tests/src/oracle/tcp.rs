@@ -109,13 +109,15 @@ impl Connection {
     /// Whether a SYN begins another connection.
     #[must_use]
     pub(super) fn is_over(&self) -> bool {
-        self.is_reset() || self.has_closed(End::Opener) && self.has_closed(End::Other)
+        let is_closed = self.has_closed(End::Opener) && self.has_closed(End::Other);
+        self.is_reset() || self.is_open() && is_closed
     }
 
     /// Whether one end is closed. Then a SYN of the host begins another
     /// connection, too: it would not send one on what it still has.
     pub(super) fn is_half_closed(&self) -> bool {
-        !self.is_over() && (self.has_closed(End::Opener) || self.has_closed(End::Other))
+        let has_closed = self.has_closed(End::Opener) || self.has_closed(End::Other);
+        self.is_open() && has_closed && !self.is_over()
     }
 
     /// Listens to another segment.
@@ -166,10 +168,14 @@ impl Connection {
             }
             self.begins(from, segment);
         } else {
-            // Data need not wait for the handshake (RFC 7413).
+            // Data need not wait for the handshake (RFC 7413), nor need a FIN.
             let begin = self.place(from, segment.sequence);
+            let has = self.place(from.peer(), segment.acknowledgement);
             if self.is_near(from, begin) {
                 self.say(from, Said::Reaches(begin + segment.len()));
+                if segment.has(tcp::FIN) && self.is_near(from.peer(), has) {
+                    self.say(from, Said::Closes);
+                }
             }
         }
         if answers {
@@ -230,7 +236,7 @@ impl Connection {
     }
 
     fn has_closed(&self, end: End) -> bool {
-        self.said.contains(&(end, Said::Closes))
+        self.since_begin(end).contains(&(end, Said::Closes))
     }
 
     fn is_reset(&self) -> bool {
@@ -255,15 +261,20 @@ impl Connection {
     /// The places in an end's stream that were named since it began last, and
     /// whether the other end is known to have all before.
     fn places(&self, end: End) -> impl Iterator<Item = (u64, bool)> {
-        let is_begin = |(from, said): &(End, Said)| *from == end && matches!(said, Said::Begins(_));
-        let begin = self.said.iter().rposition(is_begin);
-        let since = begin.map_or(&[][..], |begin| &self.said[begin..]);
-        since.iter().filter_map(move |(from, said)| match said {
+        let since = self.since_begin(end).iter();
+        since.filter_map(move |(from, said)| match said {
             Said::Begins(place) if *from == end => Some((*place, true)),
             Said::Has(place) if *from != end => Some((*place, true)),
             Said::Reaches(place) if *from == end => Some((*place, false)),
             _ => None,
         })
+    }
+
+    /// What was said since an end began last; nothing if it did not.
+    fn since_begin(&self, end: End) -> &[(End, Said)] {
+        let is_begin = |(from, said): &(End, Said)| *from == end && matches!(said, Said::Begins(_));
+        let begin = self.said.iter().rposition(is_begin);
+        begin.map_or(&[][..], |begin| &self.said[begin..])
     }
 
     /// How far it is known to have sent; `None` if it did not begin.
