@@ -256,15 +256,15 @@ impl FlowState {
     #[must_use]
     #[inline(always)]
     pub const fn beside(self, before: Self, found: Self) -> Self {
-        const OPEN: u32 = State::TcpEstablished as u32;
-        const CLOSED: u32 = State::TcpTimeWait as u32;
+        const ESTABLISHED: u32 = State::TcpEstablished as u32;
+        const TIME_WAIT: u32 = State::TcpTimeWait as u32;
 
         // The states of a protocol have numbers in the order they come in.
         let (own, others) = (self.0 & Self::STATE, found.0 & Self::STATE);
         let last = if own < others { others } else { own };
         let seen = self.0 | found.0 & !before.0;
         let both = Self(seen & !Self::STATE | last);
-        if OPEN <= last && last <= CLOSED {
+        if ESTABLISHED <= last && last <= TIME_WAIT {
             both.by_fins()
         } else {
             both

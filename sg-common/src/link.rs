@@ -9,7 +9,9 @@ use crate::{
 /// VID 0 (`net/core/dev.c`), so a frame with more is dropped.
 pub const MAX_TAGS: u32 = 4;
 
-/// What a frame carries.
+/// What a frame carries. Offsets are of 32 bits: of a whole register, where a
+/// variant has none, the compiler copies one that nobody wrote, and the verifier
+/// refuses that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// An IPv4 packet at this offset.

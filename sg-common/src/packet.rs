@@ -7,16 +7,11 @@ use crate::network::{self, Chain};
 /// Bytes that are read at once: 2, 4 or 8. Headers lie where they lie, so a
 /// word may be at any offset.
 pub trait Word: Pod {
-    /// The highest number.
-    const MAX: u64;
-
     /// The low bits of a number.
     fn truncate(bits: u64) -> Self;
 }
 
 impl Word for u16 {
-    const MAX: u64 = Self::MAX as u64;
-
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "that is its purpose")]
     fn truncate(bits: u64) -> Self {
@@ -25,8 +20,6 @@ impl Word for u16 {
 }
 
 impl Word for u32 {
-    const MAX: u64 = Self::MAX as u64;
-
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "that is its purpose")]
     fn truncate(bits: u64) -> Self {
@@ -35,8 +28,6 @@ impl Word for u32 {
 }
 
 impl Word for u64 {
-    const MAX: u64 = Self::MAX;
-
     #[inline(always)]
     fn truncate(bits: u64) -> Self {
         bits

@@ -107,7 +107,7 @@ unsafe fn load<W: Word, const INDEX: usize>(start: usize) -> W {
         },
     }
     // SAFETY: the other bits are zero after a load.
-    unsafe { hint::assert_unchecked(bits <= W::MAX) };
+    unsafe { hint::assert_unchecked(bits <= u64::MAX >> (64 - 8 * size_of::<W>())) };
     W::truncate(bits)
 }
 
@@ -146,6 +146,7 @@ impl<'a> XdpFrame<'a> {
         self.all_bytes != self.linear.len_bytes()
     }
 
+    /// What is counted: nobody counts what a traced program is only told.
     #[inline(always)]
     fn told_bytes(&self) -> usize {
         self.all_bytes
