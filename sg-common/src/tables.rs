@@ -13,6 +13,7 @@
 //! | split | 256 | its high octet selects a list, a page or a leaf of this level |
 //! | page | 256 | its low octet selects |
 //! | wide | 65536 | selects |
+//! | hosts | 32-16384 | its high bits select a [`Bucket`], which lists single addresses |
 //!
 //! The selector of a service leads to its *column* through a page for its high
 //! octet and a page for its low one, unless a leaf ends the way earlier.
@@ -111,7 +112,8 @@ pub struct Roots {
 ///
 /// Three bits say what kind of node. In a leaf the others are the class, else
 /// the node's offset in bytes; nodes begin at multiples of [`ALIGNMENT`] words,
-/// and two of the bits that this leaves free are a list's [`Length`].
+/// and some of the bits that this leaves free are a list's [`Length`], or which
+/// bits of the unit select among the buckets of hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct Entry(pub u32);
@@ -123,6 +125,8 @@ pub const ALIGNMENT: usize = 8;
 pub const LIMIT: u32 = 1 << KIND_SHIFT;
 
 const KIND_SHIFT: u32 = 29;
+/// What of an offset is 0, because of [`ALIGNMENT`].
+const FREE_BITS: u32 = 0x1f;
 const LENGTH: u32 = 3;
 
 /// The kinds of nodes. Numbers are stable.
@@ -142,6 +146,8 @@ pub enum Kind {
     /// 256 entries, one for each low octet of the unit; of a selector, one for
     /// each value of an octet.
     Page = 5,
+    /// A power of two of [`Bucket`]s.
+    Hosts = 6,
 }
 
 impl Entry {
@@ -157,6 +163,13 @@ impl Entry {
         Self::new(Kind::List, offset | length as u32)
     }
 
+    /// An entry of hosts in 2 to the power of `bits` buckets, at most
+    /// [`Bucket::MAX_BITS`].
+    #[must_use]
+    pub const fn hosts(bits: u32, offset: u32) -> Self {
+        Self::new(Kind::Hosts, offset | (Bucket::MAX_BITS - bits))
+    }
+
     /// What it leads to; `None` for a kind that this version does not know.
     #[must_use]
     #[inline(always)]
@@ -168,6 +181,7 @@ impl Entry {
             3 => Kind::Wide,
             4 => Kind::Split,
             5 => Kind::Page,
+            6 => Kind::Hosts,
             _ => return None,
         })
     }
@@ -190,7 +204,22 @@ impl Entry {
     #[must_use]
     #[inline(always)]
     pub const fn offset(self) -> usize {
-        (self.0 & (LIMIT - 1) & !LENGTH) as usize
+        (self.0 & (LIMIT - 1) & !FREE_BITS) as usize
+    }
+
+    /// How many of the unit's high bits select one of the buckets of hosts.
+    #[must_use]
+    #[inline(always)]
+    pub const fn bucket_bits(self) -> u32 {
+        Bucket::MAX_BITS.wrapping_sub(self.0 & FREE_BITS)
+    }
+
+    /// Where the bucket for a unit begins, in bytes.
+    #[inline(always)]
+    const fn bucket(self, unit: u16) -> usize {
+        // The unit's bits are shifted to where they are a multiple of a bucket.
+        let place = unit as u32 >> (self.0 & FREE_BITS);
+        self.offset() + (place & !(Bucket::BYTES - 1)) as usize
     }
 
     /// A list's length.
@@ -265,13 +294,55 @@ impl Skip {
     pub const WORDS: usize = 8;
 }
 
+/// Single addresses in a region that is otherwise of one class: first an entry
+/// for what is not listed, then the class of each address, then their keys, as
+/// they are at this level. One cache line, so whoever is listed is found with
+/// one access to memory.
+///
+/// The entry is of the same level: the unit stays. Unused keys are such as
+/// belong in another bucket.
+pub struct Bucket;
+
+impl Bucket {
+    /// Its length in words.
+    pub const WORDS: usize = 16;
+    /// Up to 1024 buckets.
+    pub const MAX_BITS: u32 = 10;
+    /// Of a unit, [`Bucket::MAX_BITS`] bits are left before its length in bytes.
+    const BYTES: u32 = 1 << (u16::BITS - Self::MAX_BITS);
+
+    /// How many addresses there are, if the key of one has that many words.
+    #[must_use]
+    pub const fn hosts(key_words: usize) -> usize {
+        (Self::WORDS - 1) / (key_words + 1)
+    }
+
+    /// Where the class of an address is.
+    #[must_use]
+    pub const fn class(place: usize) -> usize {
+        1 + place
+    }
+
+    /// Where the key of an address begins.
+    #[must_use]
+    pub const fn key(place: usize, key_words: usize) -> usize {
+        1 + Self::hosts(key_words) + place * key_words
+    }
+}
+
+const _: () = assert!(Bucket::BYTES as usize == Bucket::WORDS * size_of::<u32>());
+const _: () = assert!(FREE_BITS as usize + 1 == ALIGNMENT * size_of::<u32>());
+
 /// What is left of a key on its way down a trie.
 ///
 /// Keys are rotated: shifted, each step would leave more bits that the verifier
 /// knows to be 0, and it would look at what follows again for each number.
 pub trait Key: Copy {
-    /// How many nodes a walk may meet before its leaf: two for each unit.
+    /// How many nodes a walk may meet before its leaf: three for each unit, as
+    /// hosts may lead to a split, and that to a list.
     const STEPS: u32;
+    /// How many words tell it from other keys that came the same way.
+    const WORDS: usize;
 
     /// Its next 16 bits.
     fn unit(self) -> u16;
@@ -283,6 +354,8 @@ pub trait Key: Copy {
     /// What follows that prefix.
     #[must_use]
     fn after(self, skip: &Skip) -> Self;
+    /// 0 if the words from `first` on are those that tell it from others.
+    fn difference(self, words: &[u32], first: usize) -> u64;
 }
 
 /// The key of an IPv4 address, in the upper bits.
@@ -290,7 +363,8 @@ pub trait Key: Copy {
 pub struct KeyV4(pub u64);
 
 impl Key for KeyV4 {
-    const STEPS: u32 = 4;
+    const STEPS: u32 = 6;
+    const WORDS: usize = 1;
 
     #[inline(always)]
     fn unit(self) -> u16 {
@@ -312,6 +386,11 @@ impl Key for KeyV4 {
     fn after(self, skip: &Skip) -> Self {
         Self(self.0.rotate_left(skip.bits))
     }
+
+    #[inline(always)]
+    fn difference(self, words: &[u32], first: usize) -> u64 {
+        self.0 >> 32 ^ u64::from(word(words, first))
+    }
 }
 
 /// The key of an IPv6 address.
@@ -324,7 +403,8 @@ pub struct KeyV6 {
 }
 
 impl Key for KeyV6 {
-    const STEPS: u32 = 16;
+    const STEPS: u32 = 24;
+    const WORDS: usize = 4;
 
     #[inline(always)]
     fn unit(self) -> u16 {
@@ -362,6 +442,17 @@ impl Key for KeyV6 {
             low: low << bits | (high >> 1) >> (63 - bits),
         }
     }
+
+    #[inline(always)]
+    fn difference(self, words: &[u32], first: usize) -> u64 {
+        self.high ^ pair(words, first) | self.low ^ pair(words, first + 2)
+    }
+}
+
+/// Two words of a node, the more significant first.
+#[inline(always)]
+fn pair(words: &[u32], first: usize) -> u64 {
+    u64::from(word(words, first)) << 32 | u64::from(word(words, first + 1))
 }
 
 /// Whether the first `bits` (1-64) of `key` are those of the two words.
@@ -420,6 +511,10 @@ fn step<K: Key, T: Tables + ?Sized>(tables: &T, entry: Entry, key: &mut K) -> Op
             return Some(skip.inside);
         }
         // Of the same level: the unit stays.
+        Kind::Hosts => {
+            let bucket = tables.array::<{ Bucket::WORDS }>(entry.bucket(unit))?;
+            return Some(Entry(find_host(bucket, *key)));
+        }
         Kind::Split => return Some(Entry(word(tables.array::<256>(offset)?, high.into()))),
         Kind::Page => word(tables.array::<256>(offset)?, low.into()),
         Kind::Wide => word(tables.array::<65_536>(offset)?, unit.into()),
@@ -438,6 +533,31 @@ fn step<K: Key, T: Tables + ?Sized>(tables: &T, entry: Entry, key: &mut K) -> Op
 #[inline(always)]
 fn word(words: &[u32], index: usize) -> u32 {
     words.get(index).copied().unwrap_or(0)
+}
+
+/// The class of an address that a bucket lists, else its entry for the others.
+///
+/// Without branches, as in [`search`].
+#[inline(always)]
+fn find_host<K: Key>(bucket: &[u32], key: K) -> u32 {
+    let mut found = word(bucket, 0);
+    let mut place = 0;
+    while place < Bucket::hosts(K::WORDS) {
+        let difference = key.difference(bucket, Bucket::key(place, K::WORDS));
+        let class = word(bucket, Bucket::class(place));
+        found ^= (found ^ class) & mask_if_zero(difference);
+        place += 1;
+    }
+    found
+}
+
+/// All bits if a number is 0, else none.
+#[inline(always)]
+const fn mask_if_zero(number: u64) -> u32 {
+    // Of a number and its negative at least one has the highest bit, unless
+    // both are 0.
+    let is_not_zero = (number | number.wrapping_neg()) >> 63;
+    (is_not_zero as u32).wrapping_sub(1)
 }
 
 /// The entry of the highest of `bounds` bounds that `unit` reaches.

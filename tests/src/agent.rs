@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Where the agent pins by default (design.md, invariant 7).
-const PINS: &str = "/sys/fs/bpf/sg-agent/v5";
+const PINS: &str = "/sys/fs/bpf/sg-agent/v6";
 
 /// The agent's binary: `SG_AGENT`, else the one that was built last.
 ///

@@ -165,7 +165,7 @@ fn amend_side(
         let (family, region) = region_of(prefix);
         let segments = classes(side, other, family, region, &mut cells)?;
         let root = Draft::root(direction, family);
-        trie::amend(draft, root, region, &segments);
+        trie::amend(draft, root, family, region, &segments);
     }
     draft.fill(direction, cells);
     Some(())

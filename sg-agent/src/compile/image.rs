@@ -3,7 +3,7 @@
 use bytemuck::{cast, cast_slice};
 use sg_common::{
     classify::Cell,
-    tables::{ALIGNMENT, Header, MIN_BYTES},
+    tables::{ALIGNMENT, Bucket, Header, MIN_BYTES},
 };
 
 use super::CompileError;
@@ -40,7 +40,16 @@ impl Image {
 
     /// Appends a node and returns its offset in bytes.
     pub(super) fn node(&mut self, words: &[u32]) -> u32 {
-        let index = self.end().next_multiple_of(ALIGNMENT);
+        self.aligned(words, ALIGNMENT)
+    }
+
+    /// As [`Image::node`], of buckets, each of which is to be one cache line.
+    pub(super) fn buckets(&mut self, words: &[u32]) -> u32 {
+        self.aligned(words, Bucket::WORDS)
+    }
+
+    fn aligned(&mut self, words: &[u32], alignment: usize) -> u32 {
+        let index = self.end().next_multiple_of(alignment);
         self.words.resize(index - self.base, 0);
         self.words.extend_from_slice(words);
         // Beyond `MAX_WORDS` the image is refused whole.

@@ -7,6 +7,7 @@ mod amend;
 mod cells;
 mod draft;
 pub mod expect;
+mod hosts;
 mod image;
 mod lookup;
 mod peers;

@@ -182,8 +182,8 @@ impl<'a> Side<'a> {
             .collect();
         let root = |protocol: u8| Entry(protocols[usize::from(protocol)]);
         let roots = Roots {
-            peers_v4: trie::write(image, &peers[Family::V4 as usize]),
-            peers_v6: trie::write(image, &peers[Family::V6 as usize]),
+            peers_v4: trie::write(image, &peers[Family::V4 as usize], Family::V4),
+            peers_v6: trie::write(image, &peers[Family::V6 as usize], Family::V6),
             tcp: root(transport::TCP),
             udp: root(transport::UDP),
             protocols: image.node(&protocols),

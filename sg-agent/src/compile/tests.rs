@@ -1,4 +1,5 @@
 mod amend;
+mod hosts;
 
 use std::{net::IpAddr, str::FromStr as _, sync::Arc};
 

@@ -3,19 +3,26 @@
 use std::ops::RangeInclusive;
 
 use bytemuck::cast;
-use sg_common::tables::{Entry, Kind, Length, Skip};
+use sg_common::tables::{Bucket, Entry, Kind, Length, Skip};
 
-use super::{draft::Draft, image::Image, segment::Segment};
+use super::{
+    Family,
+    draft::Draft,
+    hosts::{self, Hosts},
+    image::Image,
+    segment::Segment,
+};
 
 /// From how many bounds on a level is one wide node: 256 KiB.
 const WIDE_FROM: usize = 4096;
 
 /// Bits of a unit.
-const UNIT: u32 = 16;
+pub(super) const UNIT: u32 = 16;
 
 /// Writes the trie of `segments`, which begin with key 0, and returns its root.
-pub(super) fn write(image: &mut Image, segments: &[Segment<u32>]) -> Entry {
-    Writer { image }.level(segments, Region { first: 0, depth: 0 })
+pub(super) fn write(image: &mut Image, segments: &[Segment<u32>], family: Family) -> Entry {
+    let mut writer = Writer { image, family };
+    writer.level(segments, Region { first: 0, depth: 0 })
 }
 
 /// All keys that have the first `depth` bits of `first`.
@@ -31,13 +38,13 @@ impl Region {
     }
 
     /// The unit of a key in it.
-    fn unit(self, key: u128) -> u16 {
+    pub(super) fn unit(self, key: u128) -> u16 {
         let [unit, ..] = cast::<_, [[u8; 2]; 8]>((key << self.depth).to_be_bytes());
         u16::from_be_bytes(unit)
     }
 
     /// The keys with one unit.
-    fn below(self, unit: u16) -> Self {
+    pub(super) fn below(self, unit: u16) -> Self {
         Self {
             first: self.first | u128::from(unit) << (128 - UNIT - self.depth),
             depth: self.depth + UNIT,
@@ -57,6 +64,7 @@ impl Region {
 
 struct Writer<'a> {
     image: &'a mut Image,
+    family: Family,
 }
 
 /// A bound of a level and what begins there.
@@ -65,6 +73,16 @@ type Bound = (u16, Entry);
 impl Writer<'_> {
     /// The entry for `region`, which `segments` cover.
     fn level(&mut self, segments: &[Segment<u32>], region: Region) -> Entry {
+        match Hosts::find(segments, region, self.family) {
+            // What they have in common is skipped first.
+            Some(hosts) if Island::find(segments, region).is_none() => self.hosts(&hosts),
+            _ => self.without_hosts(segments, region),
+        }
+    }
+
+    /// As [`Writer::level`], where no hosts may begin: those of this level have
+    /// been looked for.
+    fn without_hosts(&mut self, segments: &[Segment<u32>], region: Region) -> Entry {
         if let [only] = segments {
             return Entry::new(Kind::Leaf, only.class);
         }
@@ -73,6 +91,15 @@ impl Writer<'_> {
         }
         let bounds = self.bounds(segments, region);
         self.node(&bounds)
+    }
+
+    fn hosts(&mut self, hosts: &Hosts) -> Entry {
+        let mut words = Vec::new();
+        for bucket in hosts.buckets() {
+            let others = self.without_hosts(&bucket.others(), hosts.region);
+            words.extend_from_slice(&bucket.words(others));
+        }
+        Entry::hosts(hosts.bits, self.image.buckets(&words))
     }
 
     fn skip(&mut self, segments: &[Segment<u32>], region: Region, island: &Island) -> Entry {
@@ -184,12 +211,20 @@ fn fill(words: &mut [u32], bounds: &[Bound], place: impl Fn(u16) -> usize) {
 
 /// Changes a live trie, whose root is the word `root`: the keys of `region` get
 /// the classes of `segments`, the first of which begins with it.
-pub(super) fn amend(draft: &mut Draft<'_>, root: usize, region: Region, segments: &[Segment<u32>]) {
+pub(super) fn amend(
+    draft: &mut Draft<'_>,
+    root: usize,
+    family: Family,
+    region: Region,
+    segments: &[Segment<u32>],
+) {
     let entry = Entry(draft.word(root));
     let mut change = Change {
         draft,
+        family,
         target: region,
         segments,
+        hosts_at: None,
     };
     let whole = Region { first: 0, depth: 0 };
     let new = change.entry(entry, whole);
@@ -200,8 +235,12 @@ pub(super) fn amend(draft: &mut Draft<'_>, root: usize, region: Region, segments
 /// switched; of small ones a new one is written, and the way to it is switched.
 struct Change<'a, 'd> {
     draft: &'a mut Draft<'d>,
+    family: Family,
     target: Region,
     segments: &'a [Segment<u32>],
+    /// The depth of the level whose hosts the way has passed: there are no
+    /// others of the same level behind them.
+    hosts_at: Option<u32>,
 }
 
 impl Change<'_, '_> {
@@ -222,6 +261,10 @@ impl Change<'_, '_> {
             }
             Some(Kind::Skip) => self.skip(entry, around),
             Some(Kind::List) => self.list(entry, around),
+            Some(Kind::Hosts) => {
+                self.hosts(entry, around);
+                entry
+            }
             Some(Kind::Split) => {
                 for high in octets(&self.units(around)) {
                     let index = index(entry) + usize::from(high);
@@ -272,13 +315,41 @@ impl Change<'_, '_> {
         segments.extend(old.iter().copied().filter(|old| old.first > last));
         Segment::merge(&mut segments);
         let within = Segment::within(&segments, around.first, around.last());
-        self.writer().level(within, around)
+        if self.hosts_at == Some(around.depth) {
+            self.writer().without_hosts(within, around)
+        } else {
+            self.writer().level(within, around)
+        }
     }
 
     fn writer(&mut self) -> Writer<'_> {
         Writer {
             image: &mut self.draft.image,
+            family: self.family,
         }
+    }
+
+    /// The hosts that are listed get other classes where they are. New ones are
+    /// not listed: a key can't be written in one step.
+    fn hosts(&mut self, entry: Entry, around: Region) {
+        let before = self.hosts_at;
+        let units = self.units(around);
+        let shift = UNIT - entry.bucket_bits();
+        for number in units.start() >> shift..=units.end() >> shift {
+            let first = index(entry) + usize::from(number) * Bucket::WORDS;
+            let words = self.draft.words::<{ Bucket::WORDS }>(first);
+            for (place, key) in hosts::keys(&words, around, self.family) {
+                let is_used = around.unit(key) >> shift == number;
+                if is_used && (self.target.first..=self.target.last()).contains(&key) {
+                    let class = Segment::within(self.segments, key, key)[0].class;
+                    let class = Entry::new(Kind::Leaf, class);
+                    self.draft.switch(first + Bucket::class(place), class);
+                }
+            }
+            self.hosts_at = Some(around.depth);
+            self.word(first, around);
+        }
+        self.hosts_at = before;
     }
 
     /// The units of `around` that the target is in.

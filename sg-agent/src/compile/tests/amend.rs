@@ -4,7 +4,7 @@
 use super::*;
 
 /// The policy with other prefixes in its sets, which its rules name in turn.
-fn with_sets(policy: &Policy, contents: &[Vec<IpNet>]) -> Policy {
+pub(super) fn with_sets(policy: &Policy, contents: &[Vec<IpNet>]) -> Policy {
     let mut policy = policy.clone();
     let set = |prefixes: &Vec<IpNet>| Arc::new(AddressSet::new("shared", None, prefixes.clone()));
     policy.sets = contents.iter().map(set).collect();
@@ -22,7 +22,7 @@ fn with_sets(policy: &Policy, contents: &[Vec<IpNet>]) -> Policy {
 }
 
 /// Tables that are amended, and what is kept for that.
-struct Live {
+pub(super) struct Live {
     /// The policy that the tables were compiled from.
     policy: Policy,
     standing: Standing,
@@ -30,7 +30,7 @@ struct Live {
 }
 
 impl Live {
-    fn new(policy: &Policy) -> Self {
+    pub(super) fn new(policy: &Policy) -> Self {
         let slots = assign_slots(policy, &Slots::new()).expect("slots");
         let tables = compiled(policy);
         let attachment = &policy.attachments[0];
@@ -146,7 +146,7 @@ fn write(
 }
 
 /// Changes the sets of `live` in place, or compiles anew where it must be.
-fn change(live: &mut Live, before: &Policy, after: &Policy, regions: &[IpNet]) {
+pub(super) fn change(live: &mut Live, before: &Policy, after: &Policy, regions: &[IpNet]) {
     let whole = compiled(after);
     let rules = |policy: &Policy| {
         [
