@@ -105,20 +105,33 @@ impl LiveCounts {
     pub fn collected(&self, map: &FlowMap, count: u64) {
         let collected = self.word(map, std::mem::offset_of!(FlowCount, collected));
         collected.fetch_add(count, Ordering::Relaxed);
+        self.fewer(map, count);
+    }
+
+    /// There are fewer entries, but not less than none: a program may have
+    /// counted anew just now.
+    fn fewer(&self, map: &FlowMap, count: u64) {
         let entries = self.word(map, std::mem::offset_of!(FlowCount, entries));
         let saturating = |entries: u64| Some(entries.saturating_sub(count));
         // The closure always has a value.
         let _ = entries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, saturating);
     }
 
-    /// Entries of a table were made by the agent.
-    pub fn seeded(&self, map: &FlowMap, count: u64) {
+    /// The agent is about to make an entry in a table.
+    pub fn seeded(&self, map: &FlowMap) {
         for offset in [
             std::mem::offset_of!(FlowCount, seeded),
             std::mem::offset_of!(FlowCount, entries),
         ] {
-            self.word(map, offset).fetch_add(count, Ordering::Relaxed);
+            self.word(map, offset).fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The entry was not made.
+    pub fn not_seeded(&self, map: &FlowMap) {
+        let seeded = self.word(map, std::mem::offset_of!(FlowCount, seeded));
+        seeded.fetch_sub(1, Ordering::Relaxed);
+        self.fewer(map, 1);
     }
 
     /// How many entries the agent ever removed from a table.

@@ -57,15 +57,16 @@ pub(super) fn insert(store: &Store, seeds: &[Seed], revision: u32) -> Result<u32
             Family::V4 => insert_into(
                 store,
                 map,
+                &counts,
                 entries.filter_map(|seed| v4(seed, now_ns, revision)),
             )?,
             Family::V6 => insert_into(
                 store,
                 map,
+                &counts,
                 entries.filter_map(|seed| v6(seed, now_ns, revision)),
             )?,
         };
-        counts.seeded(map, made.into());
         all += made;
     }
     Ok(all)
@@ -74,6 +75,7 @@ pub(super) fn insert(store: &Store, seeds: &[Seed], revision: u32) -> Result<u32
 fn insert_into<A>(
     store: &Store,
     map: &FlowMap,
+    counts: &LiveCounts,
     entries: impl Iterator<Item = (FlowKey<A>, Flow)>,
 ) -> Result<u32>
 where
@@ -87,8 +89,15 @@ where
         HashMap::try_from(Map::HashMap(data))?;
     let mut made = 0;
     for (key, flow) in entries {
-        // It may be there already, or there is no room.
-        made += u32::from(flows.insert(Plain(key), Plain(flow), BPF_NOEXIST).is_ok());
+        // Counted first: an agent that is killed in between leaves a table that
+        // looks fuller than it is, and not one that looks empty, which nobody
+        // would walk through.
+        counts.seeded(map);
+        match flows.insert(Plain(key), Plain(flow), BPF_NOEXIST) {
+            Ok(()) => made += 1,
+            // It may be there already, or there is no room.
+            Err(_) => counts.not_seeded(map),
+        }
     }
     Ok(made)
 }
