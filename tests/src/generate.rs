@@ -73,8 +73,20 @@ pub const LOCAL: [&str; 4] = ["192.0.2.2", "192.0.2.77", "2001:db8::2", "2001:db
 
 /// A random policy.
 pub fn policy(random: &mut Random) -> Policy {
-    let sets = address_sets(random, "s");
-    let members = address_sets(random, "g");
+    policy_of(random, few)
+}
+
+/// A random policy with many addresses, which make every kind of node.
+pub fn crowded_policy(random: &mut Random) -> Policy {
+    policy_of(random, crowd)
+}
+
+/// What a set holds.
+type Prefixes = fn(&mut Random) -> Vec<IpNet>;
+
+fn policy_of(random: &mut Random, prefixes: Prefixes) -> Policy {
+    let sets = address_sets(random, "s", prefixes);
+    let members = address_sets(random, "g", prefixes);
     let shared: Vec<Peer> = sets
         .iter()
         .cloned()
@@ -107,14 +119,51 @@ pub fn policy(random: &mut Random) -> Policy {
 }
 
 /// A few sets of addresses, some of them empty, called `initial` and a number.
-fn address_sets(random: &mut Random, initial: &str) -> Vec<Arc<AddressSet>> {
+fn address_sets(random: &mut Random, initial: &str, prefixes: Prefixes) -> Vec<Arc<AddressSet>> {
     let mut sets = Vec::new();
     for index in 0..random.between(1, 4) {
-        let prefixes = (0..random.between(0, 5)).map(|_| any_prefix(random));
-        let set = AddressSet::new(&format!("{initial}{index}"), None, prefixes.collect());
+        let set = AddressSet::new(&format!("{initial}{index}"), None, prefixes(random));
         sets.push(Arc::new(set));
     }
     sets
+}
+
+fn few(random: &mut Random) -> Vec<IpNet> {
+    (0..random.between(0, 5))
+        .map(|_| any_prefix(random))
+        .collect()
+}
+
+/// Scattered hosts, few to thousands; neighbours; a piece of a routing table.
+fn crowd(random: &mut Random) -> Vec<IpNet> {
+    let count = *random.pick(&[12, 60, 400, 5000]);
+    let shape = random.below(3);
+    let prefix = |_| {
+        let [a, b, c, d, ..] = random.bits().to_be_bytes();
+        let v4 = u32::from_be_bytes([a, b, c, d]);
+        let v6 = u128::from(random.bits());
+        let (v4, v6, shorter) = match shape {
+            0 => (v4, (0x2001_0db8_0001 << 80) + (v6 << 8), &[0][..]),
+            1 => (
+                0x0a01_0200 + v4 % 512,
+                (0x2001_0db8 << 96) + v6 % 512,
+                &[0][..],
+            ),
+            _ => (
+                0x0a00_0000 + (v4 >> 8),
+                (0x2001_0db8 << 96) + (v6 << 32),
+                &[0, 8, 16][..],
+            ),
+        };
+        let address = if random.chance(50) {
+            IpAddr::V4(v4.into())
+        } else {
+            IpAddr::V6(v6.into())
+        };
+        let length = IpNet::from(address).max_prefix_len() - *random.pick(shorter);
+        IpNet::new_assert(address, length).trunc()
+    };
+    (0..count).map(prefix).collect()
 }
 
 fn attachment(random: &mut Random, index: usize, groups: &[Group]) -> Attachment {

@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use sg_agent::{dataplane::sandbox::Hook, policy::Direction};
+use sg_agent::{
+    dataplane::sandbox::Hook,
+    policy::{Direction, Policy},
+};
 use sg_tests::{
     generate::{self, Traffic},
     oracle::{Judgement, Oracle, Turn},
@@ -26,6 +29,7 @@ use sg_tests::{
 /// enough that flows of one do not cover its rules.
 const PACKETS_PER_POLICY: usize = 1000;
 const LEAST_POLICIES: usize = 20;
+const LEAST_CROWDED: usize = 3;
 
 /// What has been seen; a class that never came up was not tested.
 #[derive(Default)]
@@ -78,49 +82,90 @@ const TURNS: [Turn; 11] = [
 
 #[test]
 fn data_path_and_oracle_agree() -> Result<()> {
-    let (packets, first) = (number("SG_TEST_PACKETS", 100_000), seed());
+    let packets = number("SG_TEST_PACKETS", 100_000);
     let policies = (packets / PACKETS_PER_POLICY).max(LEAST_POLICIES);
-    let started = Instant::now();
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut coverage = Coverage::default();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= policies {
-                return Ok(coverage);
-            }
-            let seed = first.wrapping_add(index as u64);
-            compare(seed, packets.div_ceil(policies), &mut coverage)
-                .with_context(|| format!("run it again with `SG_TEST_SEED={seed}`"))?;
-        }
+    let run = Run {
+        policy: generate::policy,
+        policies,
+        packets: packets.div_ceil(policies),
     };
-    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-    let coverage: Result<Vec<Coverage>> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..cpus).map(|_| scope.spawn(work)).collect();
-        let join = |thread: ScopedJoinHandle<'_, Result<Coverage>>| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().map(join).collect()
-    });
-    let coverage = coverage?
-        .into_iter()
-        .fold(Coverage::default(), |sum, part| sum.and(&part));
-    coverage.print(first, started);
-    coverage.check();
+    run.compare()?.check();
     Ok(())
 }
 
+/// Sets of up to thousands, so that the programs meet every kind of node.
+#[test]
+fn b12_b13_data_path_and_oracle_agree_about_crowds() -> Result<()> {
+    let packets = number("SG_TEST_PACKETS", 100_000) / 5;
+    let policies = (packets / PACKETS_PER_POLICY).max(LEAST_CROWDED);
+    let run = Run {
+        policy: generate::crowded_policy,
+        policies,
+        packets: packets.div_ceil(policies),
+    };
+    let coverage = run.compare()?;
+    for class in ["rule", "no_rule"] {
+        let times = coverage
+            .classes
+            .iter()
+            .filter(|((reason, _), _)| *reason == class);
+        assert!(times.map(|(_, times)| times).sum::<usize>() > 20, "{class}");
+    }
+    Ok(())
+}
+
+/// How many policies, of what kind, with how many packets each.
+struct Run {
+    policy: fn(&mut Random) -> Policy,
+    policies: usize,
+    packets: usize,
+}
+
+impl Run {
+    /// On all CPUs.
+    fn compare(&self) -> Result<Coverage> {
+        let first = seed();
+        let started = Instant::now();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut coverage = Coverage::default();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= self.policies {
+                    return Ok(coverage);
+                }
+                let seed = first.wrapping_add(index as u64);
+                compare(seed, self, &mut coverage)
+                    .with_context(|| format!("run it again with `SG_TEST_SEED={seed}`"))?;
+            }
+        };
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+        let coverage: Result<Vec<Coverage>> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..cpus).map(|_| scope.spawn(work)).collect();
+            let join = |thread: ScopedJoinHandle<'_, Result<Coverage>>| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        let coverage = coverage?
+            .into_iter()
+            .fold(Coverage::default(), |sum, part| sum.and(&part));
+        coverage.print(first, started);
+        Ok(coverage)
+    }
+}
+
 /// One policy and its packets.
-fn compare(seed: u64, packets: usize, coverage: &mut Coverage) -> Result<()> {
+fn compare(seed: u64, run: &Run, coverage: &mut Coverage) -> Result<()> {
     let mut random = Random::new(seed);
-    let policy = generate::policy(&mut random);
+    let policy = (run.policy)(&mut random);
     let attachment = random.below(policy.attachments.len());
     let mut traffic = Traffic::new(&policy, attachment, random.bits());
     let mut programs = Programs::load(&policy, attachment)?;
     let mut oracle = Oracle::new(&policy, attachment, EPHEMERAL);
-    for index in 0..packets {
+    for index in 0..run.packets {
         let (direction, packet) = traffic.packet();
         let hook = match direction {
             Direction::Outbound => Hook::TcEgress,
@@ -155,11 +200,12 @@ fn compare(seed: u64, packets: usize, coverage: &mut Coverage) -> Result<()> {
         .map(|count| count.packets)
         .sum();
     ensure!(
-        counted == packets as u64,
-        "{packets} packets, but the counters add up to {counted}"
+        counted == run.packets as u64,
+        "{} packets, but the counters add up to {counted}",
+        run.packets
     );
     coverage.policies += 1;
-    coverage.packets += packets;
+    coverage.packets += run.packets;
     coverage.flows += oracle.flows();
     add(&mut coverage.turns, oracle.turns());
     Ok(())

@@ -139,7 +139,7 @@ fn run_tests(kernels: &[String], harness: &[String], time: Duration) -> Result<V
         // machine already.
         plan.env("SG_TEST_PACKETS", "2000");
         plan.env("SG_TEST_RELOADS", "4");
-        plan.env("SG_TEST_FAULTS", "40");
+        plan.env("SG_TEST_FAULTS", "120");
         plan.env("SG_TEST_VM", "1");
         plan.env("RUST_BACKTRACE", "1");
         for (name, value) in shell::test_variables() {
