@@ -19,7 +19,14 @@ use crate::{
 };
 
 /// The parser, then the classifier.
-const FILES: [&str; 5] = ["link", "network", "transport", "packet", "classify"];
+const FILES: [&str; 6] = [
+    "link",
+    "network",
+    "transport",
+    "packet",
+    "classify",
+    "tables",
+];
 
 /// Of a hundred mutants, how many must be noticed.
 const BAR_PERCENT: usize = 95;
