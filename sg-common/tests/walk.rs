@@ -227,6 +227,28 @@ fn behind_a_skip_the_walk_goes_on_with_the_next_unit() {
     }
 }
 
+#[test]
+fn behind_a_skip_every_unit_is_still_to_come() {
+    let address = 0x8011_a233_4455_e677_8899_ca5b_ccdd_9eff_u128;
+    for units in 1..8u32 {
+        let mut nodes = Nodes::new();
+        let mut entry = leaf(77);
+        for place in 0..8 - units {
+            let unit = u16::try_from(address >> (16 * place) & 0xffff).expect("16 bits");
+            let bounds = [(0, leaf(1)), (unit, entry), (unit + 1, leaf(2))];
+            entry = nodes.list(Length::L8, &bounds);
+        }
+        let bits = 16 * units;
+        let prefix = address & u128::MAX << (128 - bits);
+        let skip = nodes.skip(prefix, bits, entry, leaf(3));
+        assert_eq!(nodes.walk(skip, key6(address)), Ok(77), "{units}");
+        for bit in bits..128 {
+            let found = nodes.walk(skip, key6(address ^ 1 << (127 - bit)));
+            assert!(matches!(found, Ok(1 | 2)), "bit {bit} behind {bits}");
+        }
+    }
+}
+
 /// Hosts that belong in different buckets or share one, and who is near them.
 fn hosts<K: Key>(bits: u32, key: impl Fn(u128) -> K, words_of: impl Fn(u128) -> Vec<u32>) {
     let per_bucket = Bucket::hosts(K::WORDS);
@@ -255,8 +277,13 @@ fn hosts<K: Key>(bits: u32, key: impl Fn(u128) -> K, words_of: impl Fn(u128) -> 
     for (host, class) in listed {
         assert_eq!(nodes.walk(entry, key(host)), Ok(class as usize));
         for bit in 0..known {
-            let other = key(host ^ 1 << (127 - bit));
-            assert_eq!(nodes.walk(entry, other), Ok(9), "bit {bit}");
+            let other = host ^ 1 << (127 - bit);
+            assert_eq!(nodes.walk(entry, key(other)), Ok(9), "bit {bit}");
+        }
+        // The same bit of both halves.
+        for bit in 0..32 {
+            let other = host ^ (1 << 64 | 1) << (63 - bit);
+            assert_eq!(nodes.walk(entry, key(other)), Ok(9), "bit {bit}");
         }
     }
 }
