@@ -3,14 +3,7 @@
 //!
 //! `SG_TEST_PACKETS` says how many (100,000), `SG_TEST_SEED` repeats a run.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Debug,
-    num::NonZero,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread::{self, ScopedJoinHandle},
-    time::Instant,
-};
+use std::{collections::BTreeMap, fmt::Debug, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use sg_agent::{
@@ -23,6 +16,7 @@ use sg_tests::{
     packet::Packet,
     programs::{EPHEMERAL, Programs},
     random::{Random, number, seed},
+    rounds,
 };
 
 /// A policy costs a load of three programs, so it judges many packets; but few
@@ -126,30 +120,8 @@ impl Run {
     fn compare(&self) -> Result<Coverage> {
         let first = seed();
         let started = Instant::now();
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut coverage = Coverage::default();
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= self.policies {
-                    return Ok(coverage);
-                }
-                let seed = first.wrapping_add(index as u64);
-                compare(seed, self, &mut coverage)
-                    .with_context(|| format!("run it again with `SG_TEST_SEED={seed}`"))?;
-            }
-        };
-        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-        let coverage: Result<Vec<Coverage>> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..cpus).map(|_| scope.spawn(work)).collect();
-            let join = |thread: ScopedJoinHandle<'_, Result<Coverage>>| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            threads.into_iter().map(join).collect()
-        });
-        let coverage = coverage?
+        let round = |seed, coverage: &mut Coverage| compare(seed, self, coverage);
+        let coverage = rounds::run(first, self.policies, round)?
             .into_iter()
             .fold(Coverage::default(), |sum, part| sum.and(&part));
         coverage.print(first, started);

@@ -1,12 +1,11 @@
 //! Single addresses that lie scattered in a region of one class.
 
-use bytemuck::cast;
 use sg_common::tables::{Bucket, Entry, Key, KeyV4, KeyV6, Length};
 
 use super::{
     Family,
     segment::Segment,
-    trie::{Region, UNIT},
+    trie::{Region, UNIT, key_of, words_of},
 };
 
 /// Neighbours of one class that are still taken for single addresses.
@@ -126,7 +125,7 @@ impl HostBucket<'_> {
         let hosts = self.listed.iter().chain(std::iter::repeat(&nobody));
         for (place, host) in hosts.take(per_bucket(family)).enumerate() {
             words[Bucket::class(place)] = host.class;
-            let key: [u32; 4] = key_words(host.first.rotate_left(region.depth));
+            let key = words_of(host.first.rotate_left(region.depth));
             let first = Bucket::key(place, words_of_key(family));
             let key = &key[..words_of_key(family)];
             words[first..first + key.len()].copy_from_slice(key);
@@ -147,18 +146,8 @@ pub(super) fn keys(
         let first = Bucket::key(place, words_of_key(family));
         let own = words_of_key(family);
         key[..own].copy_from_slice(&words[first..first + own]);
-        let octets: [u8; 16] = cast(key.map(u32::to_be_bytes));
-        (
-            place,
-            region.first | u128::from_be_bytes(octets) >> region.depth,
-        )
+        (place, region.first | key_of(key) >> region.depth)
     })
-}
-
-/// A key as words, the most significant first.
-fn key_words(key: u128) -> [u32; 4] {
-    let words: [[u8; 4]; 4] = cast(key.to_be_bytes());
-    words.map(u32::from_be_bytes)
 }
 
 fn per_bucket(family: Family) -> usize {

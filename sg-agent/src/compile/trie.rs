@@ -539,19 +539,28 @@ fn octets(units: &RangeInclusive<u16>) -> RangeInclusive<u8> {
     first..=last
 }
 
+/// A key as nodes hold it, the most significant word first.
+pub(super) fn words_of(key: u128) -> [u32; 4] {
+    let words: [[u8; 4]; 4] = cast(key.to_be_bytes());
+    words.map(u32::from_be_bytes)
+}
+
+/// The key of its words.
+pub(super) fn key_of(words: [u32; 4]) -> u128 {
+    let octets: [u8; 16] = cast(words.map(u32::to_be_bytes));
+    u128::from_be_bytes(octets)
+}
+
 /// The keys of `around` that have the prefix of a skip.
 fn skip_region(skip: &Skip, around: Region) -> Region {
-    let octets: [u8; 16] = cast(skip.prefix.map(u32::to_be_bytes));
-    let prefix = u128::from_be_bytes(octets);
+    let prefix = key_of(skip.prefix);
     around.around(around.first | prefix >> around.depth, skip.bits)
 }
 
 /// The skip from `around` to `inner`.
 fn skip_to(inner: Region, around: Region, inside: Entry, outside: Entry) -> Skip {
-    let prefix = (inner.first << around.depth).to_be_bytes();
-    let words: [[u8; 4]; 4] = cast(prefix);
     Skip {
-        prefix: words.map(u32::from_be_bytes),
+        prefix: words_of(inner.first << around.depth),
         bits: inner.depth - around.depth,
         inside,
         outside,

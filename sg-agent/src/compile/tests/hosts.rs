@@ -5,7 +5,7 @@ use super::*;
 use sg_common::tables::{Bucket, Entry, Skip};
 
 /// Where addresses are drawn from: the bits that they have in common, how many
-/// of them, and how many of the next bits most of them have in common, too.
+/// of them, and how many of the next bits some of them have in common, too.
 #[derive(Clone, Copy, Debug)]
 struct Field {
     family: Family,
