@@ -93,6 +93,21 @@ impl Nodes {
         self.node(Kind::Skip, &words)
     }
 
+    /// Three nodes for each unit, with `end` below all of them.
+    fn as_deep_as_can_be(&mut self, units: u32, end: Entry) -> Entry {
+        let mut entry = end;
+        for _ in 0..units {
+            let list = self.list(Length::L8, &[(0, entry)]);
+            let split = self.node(Kind::Split, &[list.0; 256]);
+            // Keys of nobody.
+            let mut words = [u32::MAX; 2 * Bucket::WORDS];
+            words[0] = split.0;
+            words[Bucket::WORDS] = split.0;
+            entry = Entry::hosts(1, self.add(&words));
+        }
+        entry
+    }
+
     fn walk<K: Key>(&self, entry: Entry, key: K) -> Result<usize, BrokenTables> {
         walk(self.0.as_slice(), entry, key)
     }
@@ -124,7 +139,21 @@ fn a_leaf_is_where_a_walk_ends() {
         assert_eq!(nodes.walk(leaf(class), key4(7)), Ok(class as usize));
         assert_eq!(nodes.walk(leaf(class), key6(7)), Ok(class as usize));
         assert_eq!(leaf(class).class(), class);
+        assert!(leaf(class).is_leaf());
+        assert_eq!(leaf(class).kind(), Some(Kind::Leaf));
     }
+}
+
+/// The first number that is no leaf: a skip where the tables begin.
+#[test]
+fn a_walk_does_not_end_at_the_first_entry_that_is_no_leaf() {
+    let first = Entry(LIMIT);
+    assert!(!first.is_leaf());
+    assert_eq!(first, Entry::new(Kind::Skip, 0));
+    let mut nodes = Nodes(Vec::new());
+    assert_eq!(nodes.skip(0, 8, leaf(4), leaf(5)), first);
+    assert_eq!(nodes.walk(first, key4(0)), Ok(4));
+    assert_eq!(nodes.walk(first, key4(0x0100_0000)), Ok(5));
 }
 
 #[test]
@@ -271,6 +300,8 @@ fn hosts<K: Key>(bits: u32, key: impl Fn(u128) -> K, words_of: impl Fn(u128) -> 
     }
     let entry = Entry::hosts(bits, nodes.add(&words));
     assert_eq!(entry.bucket_bits(), bits);
+    // What no place holds is 0, and nobody's key.
+    assert_eq!(nodes.walk(entry, key(0)), Ok(9));
     let known = 32 * u32::try_from(K::WORDS).expect("words");
     for (host, class) in listed {
         assert_eq!(nodes.walk(entry, key(host)), Ok(class as usize));
@@ -315,23 +346,15 @@ fn a_bucket_has_a_place_for_each_word() {
     }
 }
 
-/// What is not listed keeps its unit: three nodes for each, at most.
 fn deepest<K: Key>(units: u32, key: K) {
     let mut nodes = Nodes::new();
-    let mut entry = leaf(5);
-    for _ in 0..units {
-        let list = nodes.list(Length::L8, &[(0, entry)]);
-        let split = nodes.node(Kind::Split, &[list.0; 256]);
-        // Keys of nobody.
-        let mut words = [u32::MAX; 2 * Bucket::WORDS];
-        words[0] = split.0;
-        words[Bucket::WORDS] = split.0;
-        entry = Entry::hosts(1, nodes.add(&words));
-    }
+    let deepest = nodes.as_deep_as_can_be(units, leaf(5));
     assert_eq!(K::STEPS, 3 * units);
-    assert_eq!(nodes.walk(entry, key), Ok(5));
-    let beyond = nodes.node(Kind::Split, &[entry.0; 256]);
+    assert_eq!(nodes.walk(deepest, key), Ok(5));
+    let beyond = nodes.node(Kind::Split, &[deepest.0; 256]);
     assert_eq!(nodes.walk(beyond, key), Err(BrokenTables));
+    let endless = nodes.as_deep_as_can_be(units, Entry(LIMIT));
+    assert_eq!(nodes.walk(endless, key), Err(BrokenTables));
 }
 
 #[test]
