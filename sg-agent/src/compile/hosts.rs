@@ -35,31 +35,15 @@ impl Hosts {
         if segments.len() <= Length::L8.bounds() || segments.len() > most {
             return None;
         }
-        let lasts = segments.iter().skip(1).map(|next| next.first - 1);
-        let stretches = segments.iter().zip(lasts.chain([region.last()]));
-        let stretches = stretches.map(|(segment, last)| {
-            let first = segment.first.max(region.first);
-            (first, last, segment.class)
-        });
-        let (.., others) = stretches
-            .clone()
-            .max_by_key(|(first, last, _)| last - first)?;
-        let mut hosts = Vec::new();
-        for (first, last, class) in stretches.filter(|(.., class)| *class != others) {
-            let count = ((last - first) >> spare_bits(family)) + 1;
-            if count > MAX_RUN {
-                return None;
-            }
-            let keys = (0..count).map(|number| first + (number << spare_bits(family)));
-            hosts.extend(keys.map(|first| Host { first, class }));
-        }
-        let bits = (1..Bucket::MAX_BITS).find(|bits| per_bucket << bits >= 2 * hosts.len());
+        let (addresses, others) = addresses(segments, region, family)?;
+        let has_room = |bits: &u32| per_bucket << bits >= 2 * addresses.len();
+        let bits = (1..Bucket::MAX_BITS).find(has_room);
         let this = Self {
             region,
             bits: bits.unwrap_or(Bucket::MAX_BITS),
             family,
             others,
-            addresses: hosts,
+            addresses,
         };
         let listed: usize = this.buckets().map(|bucket| bucket.listed.len()).sum();
         (4 * listed >= 3 * this.addresses.len()).then_some(this)
@@ -148,6 +132,35 @@ pub(super) fn keys(
         key[..own].copy_from_slice(&words[first..first + own]);
         (place, region.first | key_of(key) >> region.depth)
     })
+}
+
+/// The addresses of a region whose class is not that of its longest stretch,
+/// ascending, and that class; `None` if they are too many in a row.
+fn addresses(
+    segments: &[Segment<u32>],
+    region: Region,
+    family: Family,
+) -> Option<(Vec<Host>, u32)> {
+    let lasts = segments.iter().skip(1).map(|next| next.first - 1);
+    let stretches = segments.iter().zip(lasts.chain([region.last()]));
+    let stretches = stretches.map(|(segment, last)| {
+        let first = segment.first.max(region.first);
+        (first, last, segment.class)
+    });
+    let longest = stretches
+        .clone()
+        .max_by_key(|(first, last, _)| last - first);
+    let (.., others) = longest?;
+    let mut addresses = Vec::new();
+    for (first, last, class) in stretches.filter(|(.., class)| *class != others) {
+        let count = ((last - first) >> spare_bits(family)) + 1;
+        if count > MAX_RUN {
+            return None;
+        }
+        let keys = (0..count).map(|number| first + (number << spare_bits(family)));
+        addresses.extend(keys.map(|first| Host { first, class }));
+    }
+    Some((addresses, others))
 }
 
 fn per_bucket(family: Family) -> usize {
