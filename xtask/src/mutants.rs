@@ -7,8 +7,10 @@
 
 use std::{
     fs,
+    num::NonZero,
     path::Path,
     process::{Command, ExitCode},
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -35,7 +37,7 @@ const BAR_PERCENT: usize = 95;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Files of sg-common/src to change, without `.rs`; else the parser and the
-    /// classifier, which takes about an hour
+    /// classifier, which takes half an hour
     files: Vec<String>,
 }
 
@@ -58,7 +60,8 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
             "--test-package",
             "sg-common",
         ])
-        .args(["--no-shuffle", "--minimum-test-timeout", "20", "--output"])
+        .args(["--no-shuffle", "--minimum-test-timeout", "20"])
+        .args(["--jobs", &jobs().to_string(), "--output"])
         .arg(&output);
     for file in files {
         let path = format!("sg-common/src/{file}.rs");
@@ -73,6 +76,11 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
         bail!("`cargo mutants` ended with {status}");
     }
     report(&output.join("mutants.out"))
+}
+
+/// One for each CPU; each has a copy of the sources and of what is built.
+fn jobs() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// Reads what became of each mutant: a list for each fate, a line for each.
