@@ -542,35 +542,19 @@ impl<'a> Traffic<'a> {
     /// Changes one field, so that it is another flow.
     fn spoil(&mut self, sent: &mut Sent) {
         let by = u16::from(self.random.octet() % 3);
-        match &mut sent.transport {
-            Transport::Tcp {
-                source,
-                destination,
-                ..
+        if let Some((source, destination)) = sent.transport.ports_mut() {
+            let port = if self.random.chance(50) {
+                source
+            } else {
+                destination
+            };
+            *port = port.wrapping_add(by);
+        } else if let Transport::Icmp { kind, rest, .. } = &mut sent.transport {
+            if self.random.chance(50) {
+                rest[1] ^= 1;
+            } else {
+                *kind = *self.random.pick(&[0, 8, 128, 129]);
             }
-            | Transport::Udp {
-                source,
-                destination,
-                ..
-            }
-            | Transport::Sctp {
-                source,
-                destination,
-            } => {
-                if self.random.chance(50) {
-                    *source = source.wrapping_add(by);
-                } else {
-                    *destination = destination.wrapping_add(by);
-                }
-            }
-            Transport::Icmp { kind, rest, .. } => {
-                if self.random.chance(50) {
-                    rest[1] ^= 1;
-                } else {
-                    *kind = *self.random.pick(&[0, 8, 128, 129]);
-                }
-            }
-            _ => {}
         }
     }
 
@@ -752,26 +736,15 @@ impl Sent {
             Direction::Inbound => Direction::Outbound,
             Direction::Outbound => Direction::Inbound,
         };
+        if let Some((source, destination)) = self.transport.ports_mut() {
+            std::mem::swap(source, destination);
+        }
         match &mut self.transport {
             Transport::Tcp {
-                source,
-                destination,
                 sequence,
                 acknowledgement,
                 ..
-            } => {
-                std::mem::swap(source, destination);
-                std::mem::swap(sequence, acknowledgement);
-            }
-            Transport::Udp {
-                source,
-                destination,
-                ..
-            }
-            | Transport::Sctp {
-                source,
-                destination,
-            } => std::mem::swap(source, destination),
+            } => std::mem::swap(sequence, acknowledgement),
             Transport::Icmp { kind, .. } => {
                 *kind = match *kind {
                     0 => 8,

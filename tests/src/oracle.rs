@@ -927,21 +927,10 @@ impl View<'_> {
     /// The transport of the packet that this one would be the reply to.
     fn inverse_transport(&self) -> Option<Transport> {
         let mut inverse = self.transport.clone();
+        if let Some((source, destination)) = inverse.ports_mut() {
+            std::mem::swap(source, destination);
+        }
         match &mut inverse {
-            Transport::Tcp {
-                source,
-                destination,
-                ..
-            }
-            | Transport::Udp {
-                source,
-                destination,
-                ..
-            }
-            | Transport::Sctp {
-                source,
-                destination,
-            } => std::mem::swap(source, destination),
             Transport::Icmp { kind, code, .. } => {
                 (*kind, *code) = match (self.echo(*kind)?, self.source) {
                     (Echo::Request, _) => return None,
@@ -950,7 +939,7 @@ impl View<'_> {
                 };
             }
             Transport::IcmpError { .. } => return None,
-            Transport::Raw { .. } => {}
+            _ => {}
         }
         Some(inverse)
     }

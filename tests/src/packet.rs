@@ -348,6 +348,27 @@ impl Transport {
         }
     }
 
+    /// As [`Transport::ports`], to be changed.
+    pub const fn ports_mut(&mut self) -> Option<(&mut u16, &mut u16)> {
+        match self {
+            Self::Tcp {
+                source,
+                destination,
+                ..
+            }
+            | Self::Udp {
+                source,
+                destination,
+                ..
+            }
+            | Self::Sctp {
+                source,
+                destination,
+            } => Some((source, destination)),
+            _ => None,
+        }
+    }
+
     /// A TCP segment with a few bytes of data if it is no SYN.
     #[must_use]
     pub fn tcp(source: u16, destination: u16, flags: u8) -> Self {

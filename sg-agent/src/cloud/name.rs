@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::policy::{IcmpKind, MAX_NAME, Service, icmp_type_name};
+use crate::policy::{IcmpKind, MAX_NAME, Service, icmp_type_name, range_text};
 
 /// Letters, digits, `_`, `.` and `-` of `text`; what is between them is a `-`.
 /// Empty if nothing is left.
@@ -80,10 +80,7 @@ pub(super) fn of_service(service: &Service) -> String {
         Service::Ports { protocol, ranges } => {
             let ranges: Vec<String> = ranges
                 .iter()
-                .map(|range| match (range.start(), range.end()) {
-                    (first, last) if first == last => first.to_string(),
-                    (first, last) => format!("{first}-{last}"),
-                })
+                .map(|range| range_text(*range.start(), *range.end()))
                 .collect();
             shorten(&format!("{protocol}-{}", ranges.join("_")), MAX_NAME)
         }

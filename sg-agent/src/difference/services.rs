@@ -8,7 +8,7 @@ use sg_common::transport;
 use super::ranges::Ranges;
 use crate::{
     compile::{Family, service_keys, speaks_family},
-    policy::Service,
+    policy::{Service, range_text},
 };
 
 /// The last service: protocol 255, selector 65535.
@@ -155,14 +155,17 @@ fn octet(value: u32) -> u8 {
 fn words(protocol: u8, first: u32, last: u32) -> Vec<String> {
     let (first, last) = (first & 0xffff, last & 0xffff);
     if !matches!(protocol, transport::ICMP | transport::ICMPV6) {
-        return vec![span(first, last)];
+        return vec![range_text(first, last)];
     }
     let (type_of, code_of) = (
         |selector: u32| selector >> 8,
         |selector: u32| selector & 0xff,
     );
     if code_of(first) == 0 && code_of(last) == 0xff {
-        return vec![format!("type {}", span(type_of(first), type_of(last)))];
+        return vec![format!(
+            "type {}",
+            range_text(type_of(first), type_of(last))
+        )];
     }
     let mut words = Vec::new();
     for kind in type_of(first)..=type_of(last) {
@@ -178,19 +181,11 @@ fn words(protocol: u8, first: u32, last: u32) -> Vec<String> {
         };
         let code = match (from, to) {
             (0, 0xff) => String::new(),
-            _ => format!(" code {}", span(from, to)),
+            _ => format!(" code {}", range_text(from, to)),
         };
         words.push(format!("type {kind}{code}"));
     }
     words
-}
-
-fn span(first: u32, last: u32) -> String {
-    if first == last {
-        first.to_string()
-    } else {
-        format!("{first}-{last}")
-    }
 }
 
 fn protocol_name(protocol: u8) -> Option<&'static str> {

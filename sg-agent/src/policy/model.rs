@@ -336,6 +336,17 @@ impl Service {
     }
 }
 
+/// A range as everybody writes one: `80`, `8000-8010`.
+#[must_use]
+pub fn range_text(first: impl Into<u32>, last: impl Into<u32>) -> String {
+    let (first, last) = (first.into(), last.into());
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{first}-{last}")
+    }
+}
+
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -348,11 +359,7 @@ impl fmt::Display for Service {
                 write!(f, "{protocol} ")?;
                 for (index, range) in ranges.iter().enumerate() {
                     let comma = if index == 0 { "" } else { ", " };
-                    if range.start() == range.end() {
-                        write!(f, "{comma}{}", range.start())?;
-                    } else {
-                        write!(f, "{comma}{}-{}", range.start(), range.end())?;
-                    }
+                    write!(f, "{comma}{}", range_text(*range.start(), *range.end()))?;
                 }
                 Ok(())
             }

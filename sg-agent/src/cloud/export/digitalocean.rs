@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use super::{super::digitalocean::REFERENCES, Notes, expand, rules};
-use crate::policy::{Direction, Group, IcmpVersion, Peer, PortProtocol, Rule, RuleId, Service};
+use crate::policy::{
+    Direction, Group, IcmpVersion, Peer, PortProtocol, Rule, RuleId, Service, range_text,
+};
 
 pub(super) fn export(groups: &[&Group], notes: &mut Notes) -> Value {
     let firewalls: Vec<Value> = groups.iter().map(|group| firewall(group, notes)).collect();
@@ -87,8 +89,7 @@ fn list(group: &Group, direction: Direction, key: &str, notes: &mut Notes) -> Ve
 fn ports(first: u16, last: u16) -> String {
     match (first, last) {
         (0, u16::MAX) => "all".to_owned(),
-        _ if first == last => first.to_string(),
-        _ => format!("{first}-{last}"),
+        _ => range_text(first, last),
     }
 }
 

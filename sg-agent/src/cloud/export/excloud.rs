@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use super::{Notes, description, expand, rules};
-use crate::policy::{Direction, Group, IcmpVersion, PortProtocol, RuleId, Service};
+use crate::policy::{Direction, Group, IcmpVersion, PortProtocol, RuleId, Service, range_text};
 
 pub(super) fn export(groups: &[&Group], notes: &mut Notes) -> Value {
     let groups: Vec<Value> = groups
@@ -87,10 +87,7 @@ fn service(id: &RuleId, service: &Service, notes: &mut Notes) -> Option<(&'stati
             }
             let ranges: Vec<String> = ranges
                 .iter()
-                .map(|range| match (range.start(), range.end()) {
-                    (first, last) if first == last => first.to_string(),
-                    (first, last) => format!("{first}-{last}"),
-                })
+                .map(|range| range_text(*range.start(), *range.end()))
                 .collect();
             Some((name, ranges.join(",")))
         }
