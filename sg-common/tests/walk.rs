@@ -328,6 +328,38 @@ fn hosts_are_found_by_all_of_their_key() {
     }
 }
 
+/// One host in two buckets that are for all units.
+fn lone_host(nodes: &mut Nodes, key: u128, class: u32) -> Entry {
+    let mut words = [0; Bucket::WORDS];
+    words[0] = leaf(9).0;
+    words[Bucket::class(0)] = class;
+    let first = Bucket::key(0, KeyV6::WORDS);
+    let of_key: [[u8; 4]; 4] = bytemuck::cast(key.to_be_bytes());
+    words[first..first + 4].copy_from_slice(&of_key.map(u32::from_be_bytes));
+    Entry::hosts(1, nodes.add(&[words, words].concat()))
+}
+
+/// What was looked at comes to the end of the key and is still there.
+#[test]
+fn hosts_are_known_by_all_of_their_key_at_any_depth() {
+    let address = 0x8011_a233_4455_e677_8899_ca5b_ccdd_9eff_u128;
+    for units in 1..8u32 {
+        let bits = 16 * units;
+        let mut nodes = Nodes::new();
+        let hosts = lone_host(&mut nodes, address.rotate_left(bits), 7);
+        let prefix = address & u128::MAX << (128 - bits);
+        let skip = nodes.skip(prefix, bits, hosts, leaf(1));
+        assert_eq!(nodes.walk(skip, key6(address)), Ok(7), "{units}");
+        let lists = (0..units).fold(hosts, |below, _| nodes.list(Length::L8, &[(0, below)]));
+        assert_eq!(nodes.walk(lists, key6(address)), Ok(7), "{units}");
+        for bit in 0..128 {
+            let other = key6(address ^ 1 << bit);
+            assert_ne!(nodes.walk(skip, other), Ok(7), "{bit}");
+            assert_eq!(nodes.walk(lists, other), Ok(9), "{bit}");
+        }
+    }
+}
+
 /// A bucket's words do not overlap and stay in it.
 #[test]
 fn a_bucket_has_a_place_for_each_word() {
