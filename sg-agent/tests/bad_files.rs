@@ -9,7 +9,6 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
 };
 
 use sg_agent::policy;
@@ -95,19 +94,15 @@ fn a_missing_file() {
     );
 }
 
-/// To open it would wait for a writer, for ever.
+/// To open it would wait for a writer, and this test for ever.
 #[test]
 fn a_fifo_is_refused_at_once() -> TestResult {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("rules.toml");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
 
-    let start = Instant::now();
-    let found = refusal(&path, dir.path());
-
-    assert!(start.elapsed() < Duration::from_secs(1));
     assert_eq!(
-        found,
+        refusal(&path, dir.path()),
         "error: cannot use rule file `$DIR/rules.toml`: found a FIFO, expected a regular file\n\
          help: name the file itself\n"
     );
