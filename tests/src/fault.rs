@@ -7,17 +7,20 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env,
+    ffi::CStr,
+    fs::{self, File},
     io::{self, Read as _, Seek as _},
     os::{
         fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::process::CommandExt as _,
+        unix::{fs::FileExt as _, process::CommandExt as _},
     },
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{maps::loaded_maps, programs::loaded_programs};
 use nix::{
     errno::Errno,
@@ -52,6 +55,9 @@ pub enum Answer {
     Fail(Errno),
     /// It is not done, and the program is killed (SIGKILL).
     Kill,
+    /// It is done, and the program is killed before it does anything else. Of
+    /// a rename only.
+    KillAfter,
 }
 
 /// A program that has ended.
@@ -236,6 +242,10 @@ impl Watched {
             Answer::Proceed => None,
             Answer::Fail(errno) => Some(errno),
             Answer::Kill => return Ok(self.child.kill()?),
+            Answer::KillAfter => {
+                self.rename(&asked.data)?;
+                return Ok(self.child.kill()?);
+            }
         };
         respond(&self.listener, asked.id, error)
     }
@@ -269,6 +279,30 @@ impl Watched {
             _ => return None,
         };
         Some(name.to_owned())
+    }
+
+    /// Renames in its place, while it waits.
+    fn rename(&self, call: &libc::seccomp_data) -> Result<()> {
+        let [first, second, _, fourth, ..] = call.args;
+        let (from, to) = match libc::c_long::from(call.nr) {
+            libc::SYS_renameat | libc::SYS_renameat2 => (second, fourth),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_rename => (first, second),
+            other => bail!("call {other} is no rename"),
+        };
+        Ok(fs::rename(self.path(from)?, self.path(to)?)?)
+    }
+
+    /// A file whose absolute path is in the program's memory.
+    fn path(&self, address: u64) -> Result<PathBuf> {
+        let own = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let mut bytes = [0; 4096];
+        let length = File::open(own.join("mem"))?.read_at(&mut bytes, address)?;
+        let path = CStr::from_bytes_until_nul(&bytes[..length])?.to_str()?;
+        let path = path
+            .strip_prefix('/')
+            .with_context(|| format!("`{path}` is not absolute"))?;
+        Ok(own.join("root").join(path))
     }
 
     /// Whether a descriptor other than the standard ones is a file's.

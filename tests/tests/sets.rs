@@ -17,7 +17,7 @@ use sg_tests::{
     agent::Agent,
     client::{self, Expected, PATIENCE},
     echo::Echo,
-    fault::{self, Answer},
+    fault::{self, Answer, Call},
     netns::{Netns, veth, wait_until},
     reload::Reloader,
     topology::{HOST, INTERFACE, INTERNET, Topology},
@@ -253,43 +253,81 @@ fn a_writer_dies(verb: &str, undo: &str) -> Result<()> {
     let _server = Echo::udp(&lab.host, PORT)?;
     let agent = Agent::new(&lab.host)?;
     agent.apply(&rules(STRANGERS, ""))?;
-    let [v4, v6] = internet();
     let mut made = BTreeSet::new();
+    let mut numbers = 0..=u8::MAX;
+    let mut round = |answer: &mut Answers<'_>| -> Result<bool> {
+        let number = numbers.next().context("as many rounds as octets")?;
+        let (killed, is_made) = one_writer_dies(&lab, &agent, verb, undo, number, answer)?;
+        made.insert(is_made);
+        Ok(killed)
+    };
     let stride = fault::stride();
     for index in (0..).step_by(stride) {
-        agent.run(&["set", undo, "friends", &v4, &v6])?;
-        let mut killed = None;
-        let mut command = Command::new(agent.binary());
-        command.args(["set", verb, "friends", &v4, &v6]);
-        fault::run(&lab.host, &mut command, |call| {
-            if call.index != index {
-                return Ok(Answer::Proceed);
-            }
-            killed = Some(call.name.clone());
-            Ok(Answer::Kill)
-        })?;
-        let mut left = echoes(&lab, [0, 0])?;
-        if left != [0, 0] {
-            // Now it is known that answers come, be they slow.
-            left = echoes(&lab, [3, 3])?;
-        }
-        ensure!([[0, 0], [3, 3]].contains(&left), "{killed:?}: {left:?}");
-
-        agent.run(&["set", "add", "friends", &format!("10.97.{index}.0/24")])?;
-        let listed = agent.run(&["set", "list", "friends"])?;
-        let is_in = [&v4, &v6].map(|peer| listed.contains(&format!("{peer}/")));
-        let expected = is_in.map(|is_in| if is_in { 3 } else { 0 });
-        expect(&lab, expected).with_context(|| format!("{index}, {killed:?}: {listed}"))?;
-        assert_eq!(is_in[0], is_in[1], "all of a change or none: {listed}");
-        made.insert(is_in[0] == (verb == "add"));
-        if killed.is_none() {
+        let mut answer = |call: &Call| match call.index {
+            asked if asked == index => Answer::Kill,
+            _ => Answer::Proceed,
+        };
+        if !round(&mut answer)? {
             println!("{verb}: killed in every of {index} calls, by {stride}");
+            break;
+        }
+    }
+    // Tables are written without a call: between two of these.
+    for index in 0.. {
+        let mut renames = 0..;
+        let mut answer = |call: &Call| match call.name.as_str() {
+            "rename" if renames.next() == Some(index) => Answer::KillAfter,
+            _ => Answer::Proceed,
+        };
+        if !round(&mut answer)? {
+            println!("{verb}: killed after every of {index} renames");
+            ensure!(index == 2, "before and after the tables");
             break;
         }
     }
     assert_eq!(made.len(), 2, "some changes were made and some were not");
     assert_eq!(agent.generation(), Some(1), "all of it in place");
     Ok(())
+}
+
+type Answers<'a> = dyn FnMut(&Call) -> Answer + Send + 'a;
+
+/// Whether a change was killed, and whether it was made all the same. `number`
+/// is of this round only.
+fn one_writer_dies(
+    lab: &Topology,
+    agent: &Agent,
+    verb: &str,
+    undo: &str,
+    number: u8,
+    answer: &mut Answers<'_>,
+) -> Result<(bool, bool)> {
+    let [v4, v6] = internet();
+    agent.run(&["set", undo, "friends", &v4, &v6])?;
+    let mut killed = None;
+    let mut command = Command::new(agent.binary());
+    command.args(["set", verb, "friends", &v4, &v6]);
+    fault::run(&lab.host, &mut command, |call| {
+        let answer = answer(call);
+        if answer != Answer::Proceed {
+            killed = Some(format!("{answer:?}: {}", call.name));
+        }
+        Ok(answer)
+    })?;
+    let mut left = echoes(lab, [0, 0])?;
+    if left != [0, 0] {
+        // Now it is known that answers come, be they slow.
+        left = echoes(lab, [3, 3])?;
+    }
+    ensure!([[0, 0], [3, 3]].contains(&left), "{killed:?}: {left:?}");
+
+    agent.run(&["set", "add", "friends", &format!("10.97.{number}.0/24")])?;
+    let listed = agent.run(&["set", "list", "friends"])?;
+    let is_in = [&v4, &v6].map(|peer| listed.contains(&format!("{peer}/")));
+    let expected = is_in.map(|is_in| if is_in { 3 } else { 0 });
+    expect(lab, expected).with_context(|| format!("{number}, {killed:?}: {listed}"))?;
+    assert_eq!(is_in[0], is_in[1], "all of a change or none: {listed}");
+    Ok((killed.is_some(), is_in[0] == (verb == "add")))
 }
 
 #[test]
