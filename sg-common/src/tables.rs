@@ -330,6 +330,7 @@ impl Bucket {
     }
 }
 
+// Programs read the header without a comparison.
 const _: () = assert!(MIN_BYTES >= size_of::<Header>());
 const _: () = assert!(Bucket::BYTES as usize == Bucket::WORDS * size_of::<u32>());
 const _: () = assert!(FREE_BITS as usize + 1 == ALIGNMENT * size_of::<u32>());

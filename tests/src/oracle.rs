@@ -939,7 +939,10 @@ impl View<'_> {
                 };
             }
             Transport::IcmpError { .. } => return None,
-            _ => {}
+            Transport::Tcp { .. }
+            | Transport::Udp { .. }
+            | Transport::Sctp { .. }
+            | Transport::Raw { .. } => {}
         }
         Some(inverse)
     }

@@ -263,9 +263,12 @@ fn a_writer_dies(verb: &str, undo: &str) -> Result<()> {
     };
     let stride = fault::stride();
     for index in (0..).step_by(stride) {
-        let mut answer = |call: &Call| match call.index {
-            asked if asked == index => Answer::Kill,
-            _ => Answer::Proceed,
+        let mut answer = |call: &Call| {
+            if call.index == index {
+                Answer::Kill
+            } else {
+                Answer::Proceed
+            }
         };
         if !round(&mut answer)? {
             println!("{verb}: killed in every of {index} calls, by {stride}");
@@ -290,6 +293,7 @@ fn a_writer_dies(verb: &str, undo: &str) -> Result<()> {
     Ok(())
 }
 
+/// What becomes of each call of a writer.
 type Answers<'a> = dyn FnMut(&Call) -> Answer + Send + 'a;
 
 /// Whether a change was killed, and whether it was made all the same. `number`

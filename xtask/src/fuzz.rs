@@ -29,7 +29,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u32,
     /// Instead: so many generated and damaged frames through the programs in
-    /// this kernel, as root, against the oracle (100000000 takes two processors a quarter of an hour)
+    /// this kernel, as root, against the oracle (100000000 takes two processors
+    /// a quarter of an hour)
     #[arg(long, value_name = "N", conflicts_with = "target")]
     packets: Option<u64>,
 }
